@@ -1,0 +1,910 @@
+package keystore
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeStore is a Store in memory whose behaviour a test sets.
+type fakeStore struct {
+	mu       sync.Mutex
+	domains  map[string]*Domain
+	err      error         // what Domain answers
+	block    chan struct{} // Domain waits until it is closed, or ctx ends
+	deaf     bool          // … even if ctx ends
+	reads    int           // calls of Domain
+	keyLoads int           // calls of Key.Load
+	inside   atomic.Int64  // calls of Domain under way
+
+	push    chan string // what Watch reports; nil means no push
+	watches []time.Time // calls of Watch
+	broken  error       // what Watch returns at once
+}
+
+func newFakeStore(t testing.TB, names ...string) *fakeStore {
+	s := &fakeStore{domains: make(map[string]*Domain)}
+	for _, name := range names {
+		s.put(&Domain{Name: name, Version: 1, Keys: []Key{s.key(t, "a", Active)}})
+	}
+	return s
+}
+
+// key makes a key whose loads are counted.
+func (s *fakeStore) key(t testing.TB, selector string, state State) Key {
+	k := newKey(t, selector)
+	load := k.Load
+	k.State = state
+	k.Load = func(ctx context.Context) (crypto.Signer, error) {
+		s.mu.Lock()
+		s.keyLoads++
+		s.mu.Unlock()
+		return load(ctx)
+	}
+	return k
+}
+
+func (s *fakeStore) put(d *Domain) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.domains[d.Name] = d
+}
+
+func (s *fakeStore) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+func (s *fakeStore) counts() (reads, keyLoads int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads, s.keyLoads
+}
+
+func (s *fakeStore) Domain(ctx context.Context, name string) (*Domain, error) {
+	s.inside.Add(1)
+	defer s.inside.Add(-1)
+	s.mu.Lock()
+	s.reads++
+	d, err, block, deaf := s.domains[name], s.err, s.block, s.deaf
+	if d != nil {
+		d = &Domain{Name: d.Name, Version: d.Version, Keys: slices.Clone(d.Keys)}
+	}
+	s.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			if deaf {
+				<-block
+			} else {
+				time.Sleep(time.Millisecond)
+			}
+			return nil, ctx.Err()
+		}
+	}
+	if err == nil && d == nil {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("domain %s: %w", name, err)
+	}
+	return d, nil
+}
+
+func (s *fakeStore) Update(context.Context, *Domain) error { panic("not used") }
+
+func (s *fakeStore) List(context.Context, string, int) ([]string, error) { panic("not used") }
+
+func (s *fakeStore) Watch(ctx context.Context, changed func(string)) error {
+	s.mu.Lock()
+	s.watches = append(s.watches, time.Now())
+	push, broken := s.push, s.broken
+	s.mu.Unlock()
+	if broken != nil || push == nil {
+		return broken
+	}
+	for {
+		select {
+		case domain := <-push:
+			changed(domain)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// errorLog collects what OnError is told.
+type errorLog struct {
+	mu   sync.Mutex
+	errs []string
+}
+
+func (l *errorLog) add(domain string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errs = append(l.errs, domain+": "+err.Error())
+}
+
+func (l *errorLog) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	errs := l.errs
+	l.errs = nil
+	return errs
+}
+
+// inBubble runs a test of a cache before a fake store in fake time.
+func inBubble(t *testing.T, opts CacheOptions, test func(t *testing.T, s *fakeStore, c *Cache, log *errorLog)) {
+	t.Helper()
+	s := newFakeStore(t, "example.com", "other.example")
+	s.push = make(chan string)
+	synctest.Test(t, func(t *testing.T) {
+		s.push = make(chan string)
+		log := &errorLog{}
+		opts.OnError = log.add
+		c := NewCache(s, opts)
+		defer c.Close()
+		synctest.Wait()
+		test(t, s, c, log)
+	})
+}
+
+func mustSign(t testing.TB, c *Cache, domain string) *Signing {
+	t.Helper()
+	got, err := c.Signing(t.Context(), domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func selectors(s *Signing) string {
+	var names []string
+	for _, k := range s.Keys {
+		names = append(names, k.Selector)
+	}
+	return strings.Join(names, " ")
+}
+
+func TestCacheAnswersFromMemory(t *testing.T) {
+	inBubble(t, CacheOptions{}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		first := mustSign(t, c, "example.com")
+		if first.Domain != "example.com" || selectors(first) != "a" || len(first.Broken) != 0 {
+			t.Errorf("got %+v", first)
+		}
+		if err := SelfTest(first.Keys[0].Signer, s.domains["example.com"].Keys[0].Public); err != nil {
+			t.Error(err)
+		}
+		for range 100 {
+			time.Sleep(500 * time.Millisecond)
+			if got := mustSign(t, c, "example.com"); got != first {
+				t.Fatal("another answer")
+			}
+		}
+		if reads, loads := s.counts(); reads != 1 || loads != 1 {
+			t.Errorf("%d reads, %d key loads; want 1 and 1", reads, loads)
+		}
+		if got := c.Stats(); got != (CacheStats{Entries: 1, Hits: 100, Loads: 1}) {
+			t.Errorf("stats %+v", got)
+		}
+	})
+}
+
+func TestCachedNeverAsksTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore(t, "a.example")
+		c := NewCache(store, CacheOptions{Refresh: time.Minute})
+		defer c.Close()
+		if _, _, ok := c.Cached("a.example"); ok {
+			t.Error("answered for a domain that nobody has asked for")
+		}
+		for _, name := range []string{"a.example", "b.example"} {
+			c.Signing(t.Context(), name)
+		}
+		if s, err, ok := c.Cached("a.example"); !ok || err != nil || len(s.Keys) != 1 {
+			t.Errorf("got %v, %v, %v, want one key", s, err, ok)
+		}
+		if _, err, ok := c.Cached("b.example"); !ok || !errors.Is(err, ErrNotFound) {
+			t.Errorf("got %v, %v, want ErrNotFound", err, ok)
+		}
+		c.Invalidate("a.example")
+		if _, _, ok := c.Cached("a.example"); ok {
+			t.Error("answered after the store reported a change")
+		}
+		time.Sleep(2 * time.Minute)
+		if _, _, ok := c.Cached("b.example"); ok {
+			t.Error("answered from an entry that is too old")
+		}
+		if reads, _ := store.counts(); reads != 2 {
+			t.Errorf("%d reads, want those 2 of Signing", reads)
+		}
+	})
+}
+
+func TestCacheRemembersWhatIsNotThere(t *testing.T) {
+	inBubble(t, CacheOptions{}, func(t *testing.T, s *fakeStore, c *Cache, log *errorLog) {
+		for range 3 {
+			if got, err := c.Signing(t.Context(), "nosuch.example"); !errors.Is(err, ErrNotFound) || got != nil {
+				t.Fatalf("got %v, %v", got, err)
+			}
+		}
+		if reads, _ := s.counts(); reads != 1 {
+			t.Errorf("%d reads, want 1", reads)
+		}
+		s.put(&Domain{Name: "nosuch.example", Version: 1})
+		s.push <- "nosuch.example"
+		synctest.Wait()
+		if got := mustSign(t, c, "nosuch.example"); len(got.Keys)+len(got.Broken) != 0 {
+			t.Errorf("got %+v, want a domain without keys", got)
+		}
+		s.set(func() { delete(s.domains, "nosuch.example") })
+		s.push <- "nosuch.example"
+		synctest.Wait()
+		if _, err := c.Signing(t.Context(), "nosuch.example"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("after its removal: %v", err)
+		}
+		if errs := log.take(); len(errs) != 0 {
+			t.Errorf("errors %q", errs)
+		}
+	})
+}
+
+func TestCacheLoadsADomainOnceForAllWhoAsk(t *testing.T) {
+	inBubble(t, CacheOptions{}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		block := make(chan struct{})
+		s.set(func() { s.block = block })
+		var group sync.WaitGroup
+		for i := range 50 {
+			group.Go(func() {
+				name := "example.com"
+				if i%2 == 1 {
+					name = "other.example"
+				}
+				if got := mustSign(t, c, name); got.Domain != name {
+					t.Errorf("got %s, want %s", got.Domain, name)
+				}
+			})
+		}
+		synctest.Wait()
+		close(block)
+		group.Wait()
+		if reads, loads := s.counts(); reads != 2 || loads != 2 {
+			t.Errorf("%d reads, %d key loads; want 2 and 2", reads, loads)
+		}
+	})
+}
+
+func TestCacheRefreshesInTheBackgroundWhenUsed(t *testing.T) {
+	inBubble(t, CacheOptions{Refresh: time.Minute}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		first := mustSign(t, c, "example.com")
+		d := &Domain{Name: "example.com", Version: 2, Keys: append(slices.Clone(s.domains["example.com"].Keys), s.key(t, "b", Active))}
+		s.put(d)
+		time.Sleep(59 * time.Second)
+		mustSign(t, c, "example.com")
+		synctest.Wait()
+		if reads, _ := s.counts(); reads != 1 {
+			t.Errorf("%d reads before it is due", reads)
+		}
+		time.Sleep(31 * time.Second)
+		for range 3 {
+			if got := mustSign(t, c, "example.com"); selectors(got) != "a" && selectors(got) != "a b" {
+				t.Errorf("got %q", selectors(got))
+			}
+		}
+		synctest.Wait()
+		got := mustSign(t, c, "example.com")
+		if selectors(got) != "a b" {
+			t.Errorf("after the refresh: %q", selectors(got))
+		}
+		if !sameSigner(got.Keys[0], first.Keys[0]) {
+			t.Error("the key that did not change was replaced")
+		}
+		if reads, loads := s.counts(); reads != 2 || loads != 2 {
+			t.Errorf("%d reads, %d key loads; want 2 and 2", reads, loads)
+		}
+	})
+}
+
+// sameSigner tells two Ed25519 keys, which are slices, by their memory.
+func sameSigner(a, b SigningKey) bool {
+	return fmt.Sprintf("%p", a.Signer) == fmt.Sprintf("%p", b.Signer)
+}
+
+// An answer of long ago could name a key whose record is gone.
+func TestCacheReadsAnIdleEntryBeforeServingIt(t *testing.T) {
+	inBubble(t, CacheOptions{Refresh: time.Minute}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		mustSign(t, c, "example.com")
+		s.put(&Domain{Name: "example.com", Version: 2, Keys: []Key{s.key(t, "b", Active)}})
+		time.Sleep(24 * time.Hour)
+		if reads, _ := s.counts(); reads != 1 {
+			t.Errorf("%d reads while nobody asked", reads)
+		}
+		if got := mustSign(t, c, "example.com"); selectors(got) != "b" {
+			t.Errorf("after a day: %q", selectors(got))
+		}
+	})
+}
+
+func TestCacheSeesReportedChanges(t *testing.T) {
+	inBubble(t, CacheOptions{Refresh: time.Hour}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		for i, tell := range []func(){
+			func() { s.push <- "example.com" },
+			func() { s.push <- "" },
+			func() { c.Invalidate("example.com") },
+			c.InvalidateAll,
+		} {
+			mustSign(t, c, "example.com")
+			want := fmt.Sprintf("s%d", i)
+			s.put(&Domain{Name: "example.com", Version: uint64(i + 2), Keys: []Key{s.key(t, want, Active)}})
+			if got := selectors(mustSign(t, c, "example.com")); got == want {
+				t.Fatal("seen before it was reported: the test is no good")
+			}
+			tell()
+			synctest.Wait()
+			if got := selectors(mustSign(t, c, "example.com")); got != want {
+				t.Errorf("change %d: got %q, want %q", i, got, want)
+			}
+		}
+	})
+}
+
+// A change that is reported while a load is under way, which may have read the
+// state before it, is not lost.
+func TestCacheSeesAChangeDuringALoad(t *testing.T) {
+	for _, warm := range []bool{false, true} {
+		inBubble(t, CacheOptions{Refresh: time.Hour}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+			if warm {
+				mustSign(t, c, "example.com")
+				c.Invalidate("example.com")
+			}
+			block := make(chan struct{})
+			s.set(func() { s.block = block })
+			done := make(chan *Signing)
+			go func() { done <- mustSign(t, c, "example.com") }()
+			synctest.Wait() // the old state has been read, and is on its way
+			s.put(&Domain{Name: "example.com", Version: 2, Keys: []Key{s.key(t, "new", Active)}})
+			s.push <- "example.com"
+			synctest.Wait()
+			close(block)
+			s.set(func() { s.block = nil })
+			if got := selectors(<-done); got != "new" {
+				t.Errorf("warm %v: who waited got %q", warm, got)
+			}
+			if got := selectors(mustSign(t, c, "example.com")); got != "new" {
+				t.Errorf("warm %v: then %q", warm, got)
+			}
+		})
+	}
+}
+
+func TestCacheServesTheLastGoodEntryWhileTheStoreIsDown(t *testing.T) {
+	inBubble(t, CacheOptions{Refresh: time.Minute}, func(t *testing.T, s *fakeStore, c *Cache, log *errorLog) {
+		down := errors.New("connection refused")
+		mustSign(t, c, "example.com")
+		c.Signing(t.Context(), "nosuch.example")
+		s.set(func() { s.err = down })
+		for minute := range 60 {
+			time.Sleep(time.Minute)
+			if got := mustSign(t, c, "example.com"); selectors(got) != "a" {
+				t.Fatalf("minute %d: %q", minute, selectors(got))
+			}
+			if _, err := c.Signing(t.Context(), "nosuch.example"); !errors.Is(err, ErrNotFound) {
+				t.Fatalf("minute %d: %v", minute, err)
+			}
+		}
+		synctest.Wait()
+		if reads, _ := s.counts(); reads < 50 || reads > 130 {
+			t.Errorf("%d reads in an hour for two domains", reads)
+		}
+		if got := c.Age(); got != time.Hour {
+			t.Errorf("age %v, want 1h", got)
+		}
+		if got := c.Stats(); got.LoadErrors < 50 || got.Stale < 50 {
+			t.Errorf("stats %+v", got)
+		}
+		if errs := log.take(); len(errs) < 50 || len(errs) > 130 || !strings.Contains(errs[0], "connection refused") {
+			t.Errorf("%d errors", len(errs))
+		}
+		// A domain that nobody asks for does not keep the gauge up.
+		time.Sleep(time.Hour)
+		if got := c.Age(); got != 0 {
+			t.Errorf("age %v when nothing is served", got)
+		}
+		if _, err := c.Signing(t.Context(), "other.example"); !errors.Is(err, down) {
+			t.Errorf("nothing cached: %v, want %v", err, down)
+		}
+
+		mustSign(t, c, "example.com")
+		s.set(func() { s.err = nil })
+		time.Sleep(time.Minute)
+		mustSign(t, c, "example.com")
+		synctest.Wait()
+		if got := c.Age(); got != 0 {
+			t.Errorf("age %v when the store is back", got)
+		}
+		mustSign(t, c, "other.example")
+	})
+}
+
+func TestCacheObeysDeadlines(t *testing.T) {
+	inBubble(t, CacheOptions{Refresh: time.Minute}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		mustSign(t, c, "other.example")
+		block := make(chan struct{})
+		s.set(func() { s.block, s.deaf = block, true })
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if _, err := c.Signing(ctx, "example.com"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "example.com") {
+			t.Errorf("nothing cached: %v", err)
+		}
+		if took := time.Since(begin); took != 3*time.Second {
+			t.Errorf("took %v, want 3s", took)
+		}
+
+		// What is cached is served, the latest after patience …
+		c.Invalidate("other.example")
+		begin = time.Now()
+		if got := mustSign(t, c, "other.example"); selectors(got) != "a" || time.Since(begin) != patience {
+			t.Errorf("got %q after %v", selectors(got), time.Since(begin))
+		}
+		// … by the next at once …
+		begin = time.Now()
+		if got := mustSign(t, c, "other.example"); selectors(got) != "a" || time.Since(begin) != 0 {
+			t.Errorf("got %q after %v", selectors(got), time.Since(begin))
+		}
+		// … and the load of the first caller, who is gone, was not in vain.
+		close(block)
+		s.set(func() { s.block = nil })
+		synctest.Wait()
+		reads, _ := s.counts()
+		mustSign(t, c, "example.com")
+		mustSign(t, c, "other.example")
+		if again, _ := s.counts(); again > reads+1 { // the one that was invalidated may be read again
+			t.Errorf("%d reads more", again-reads)
+		}
+
+		ctx, cancel = context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.Signing(ctx, "example.com"); err != nil {
+			t.Errorf("cached, with an ended context: %v", err)
+		}
+	})
+}
+
+func TestCacheSignsWithTheKeysThatWork(t *testing.T) {
+	inBubble(t, CacheOptions{}, func(t *testing.T, s *fakeStore, c *Cache, log *errorLog) {
+		rsa := mustParse(t, "rsa1024-pkcs1.pem")
+		failing := &PermissionError{Path: "/x", Rule: "open", Repair: "chmod 600 /x"}
+		bad := s.key(t, "bad", Active)
+		good := bad.Load
+		bad.Load = func(context.Context) (crypto.Signer, error) { return nil, failing }
+		other := s.key(t, "other", Active)
+		other.Load = newKey(t, "x").Load
+		faulty := s.key(t, "faulty", Active)
+		signer, _ := faulty.Load(t.Context())
+		faulty.Load = func(context.Context) (crypto.Signer, error) {
+			return brokenSigner{signer, func(sig []byte) ([]byte, error) { sig[0]++; return sig, nil }}, nil
+		}
+		none := s.key(t, "none", Active)
+		none.Load = nil
+		rsaKey := keyOf(t, "rsa", rsa)
+		rsaKey.State = Active
+		s.put(&Domain{Name: "example.com", Version: 2, Keys: []Key{
+			s.key(t, "first", Active), bad, s.key(t, "pending", Pending), s.key(t, "retired", Retired), other, faulty,
+			rsaKey, s.key(t, "revoked", Revoked), none, s.key(t, "last", Active),
+		}})
+		got := mustSign(t, c, "example.com")
+		if want := "rsa first last"; selectors(got) != want {
+			t.Errorf("signs with %q, want %q", selectors(got), want)
+		}
+		if got.Keys[0].Algorithm != RSA1024 || got.Keys[1].Algorithm != Ed25519 {
+			t.Errorf("algorithms %s, %s", got.Keys[0].Algorithm, got.Keys[1].Algorithm)
+		}
+		broken := errors.Join(got.Broken...)
+		for _, text := range []string{"key bad.example.com: ", "chmod 600 /x", "key other.example.com: private key does not match", "key none.example.com: the store has no private key",
+			"key faulty.example.com: its signature does not verify"} {
+			if len(got.Broken) != 4 || !strings.Contains(broken.Error(), text) {
+				t.Errorf("broken: %v, want %q", broken, text)
+			}
+		}
+		var permission *PermissionError
+		if !errors.As(broken, &permission) {
+			t.Error("the cause is lost")
+		}
+
+		// The broken ones are tried again soon, the others are not touched.
+		_, before := s.counts()
+		s.set(func() { s.domains["example.com"].Keys[1].Load = good })
+		time.Sleep(brokenRetry)
+		mustSign(t, c, "example.com")
+		synctest.Wait()
+		got = mustSign(t, c, "example.com")
+		if want := "rsa first bad last"; selectors(got) != want || len(got.Broken) != 3 {
+			t.Errorf("after the repair signs with %q, want %q", selectors(got), want)
+		}
+		if _, after := s.counts(); after != before+1 {
+			t.Errorf("%d key loads, want 1", after-before)
+		}
+		if errs := log.take(); len(errs) != 0 {
+			t.Errorf("errors %q", errs)
+		}
+	})
+}
+
+// A domain that was deleted and made anew is at version 1 again.
+func TestCacheKnowsAKeyByMoreThanTheVersion(t *testing.T) {
+	inBubble(t, CacheOptions{}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		first := mustSign(t, c, "example.com")
+		s.put(&Domain{Name: "example.com", Version: 1, Keys: []Key{s.key(t, "a", Active)}})
+		c.InvalidateAll()
+		if got := mustSign(t, c, "example.com"); sameSigner(got.Keys[0], first.Keys[0]) {
+			t.Error("still signs with the key of the domain before")
+		}
+		// A store that keeps no public keys: the version decides.
+		s.set(func() { s.domains["example.com"].Keys[0].Public = nil })
+		c.InvalidateAll()
+		second := mustSign(t, c, "example.com")
+		for version, same := range map[uint64]bool{1: true, 2: false} {
+			s.set(func() { s.domains["example.com"].Version = version })
+			_, before := s.counts()
+			c.InvalidateAll()
+			mustSign(t, c, "example.com")
+			if _, after := s.counts(); (after == before) != same {
+				t.Errorf("version %d: %d key loads", version, after-before)
+			}
+			if !same {
+				break
+			}
+		}
+		if len(second.Broken) != 0 {
+			t.Error(second.Broken)
+		}
+	})
+}
+
+func TestCacheSurvivesAPanic(t *testing.T) {
+	inBubble(t, CacheOptions{Prepare: func(crypto.Signer) (crypto.Signer, error) { panic("oh") }},
+		func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+			for range 2 {
+				if _, err := c.Signing(t.Context(), "example.com"); err == nil || err.Error() != "domain example.com: panic: oh" {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+}
+
+func TestCacheRestartsTheWatch(t *testing.T) {
+	s := newFakeStore(t)
+	s.broken = errors.New("no watches left")
+	synctest.Test(t, func(t *testing.T) {
+		log := &errorLog{}
+		c := NewCache(s, CacheOptions{OnError: log.add})
+		begin := time.Now()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		var pauses []time.Duration
+		s.set(func() {
+			for _, at := range s.watches {
+				pauses = append(pauses, at.Sub(begin))
+				begin = at
+			}
+		})
+		want := []time.Duration{0, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9, 60e9, 60e9}
+		if len(pauses) < len(want) || !slices.Equal(pauses[:len(want)], want) {
+			t.Errorf("pauses %v, want %v …", pauses, want)
+		}
+		if errs := log.take(); !slices.Equal(errs, []string{": no watches left"}) {
+			t.Errorf("errors %q, want one", errs)
+		}
+		c.Close()
+	})
+	// A store that has nothing to push is asked once.
+	s = newFakeStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := NewCache(s, CacheOptions{})
+		time.Sleep(time.Hour)
+		s.set(func() {
+			if len(s.watches) != 1 {
+				t.Errorf("asked %d times", len(s.watches))
+			}
+		})
+		c.Close()
+	})
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	s := newFakeStore(t)
+	c := NewCache(s, CacheOptions{MaxEntries: 100})
+	defer c.Close()
+	for i := range 5000 {
+		c.Signing(t.Context(), fmt.Sprintf("d%d.example", i))
+	}
+	for deadline := time.Now().Add(10 * time.Second); c.Stats().Entries > 150; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d entries, want about 100", c.Stats().Entries)
+		}
+		c.Signing(t.Context(), "d0.example")
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestCacheClose(t *testing.T) {
+	before := runtime.NumGoroutine()
+	s := newFakeStore(t, "example.com", "other.example")
+	s.push = make(chan string)
+	c := NewCache(s, CacheOptions{})
+	mustSign(t, c, "example.com")
+	s.set(func() { s.block = make(chan struct{}) })
+	failed := make(chan error)
+	go func() {
+		_, err := c.Signing(context.Background(), "other.example")
+		failed <- err
+	}()
+	for reads, _ := s.counts(); reads < 2; reads, _ = s.counts() {
+		time.Sleep(time.Millisecond)
+	}
+	c.Close()
+	if n := s.inside.Load(); n != 0 {
+		t.Errorf("Close returned before %d loads did", n)
+	}
+	c.Close()
+	if err := <-failed; !errors.Is(err, ErrClosed) {
+		t.Errorf("who waited got %v, want %v", err, ErrClosed)
+	}
+	if _, err := c.Signing(t.Context(), "example.com"); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v, want %v", err, ErrClosed)
+	}
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			stack := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stack[:runtime.Stack(stack, true)])
+		}
+	}
+}
+
+// acceleratedKey counts its uses, and finds those after Close.
+type acceleratedKey struct {
+	crypto.Signer
+	closed  *atomic.Int64
+	isShut  atomic.Bool
+	misused *atomic.Int64
+	fail    error
+}
+
+func (k *acceleratedKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if k.fail != nil {
+		return nil, k.fail
+	}
+	sig, err := k.Signer.Sign(random, digest, opts)
+	runtime.Gosched()
+	if k.isShut.Load() {
+		k.misused.Add(1)
+	}
+	return sig, err
+}
+
+func (k *acceleratedKey) Close() error {
+	if k.isShut.Swap(true) {
+		k.misused.Add(1)
+	}
+	k.closed.Add(1)
+	return nil
+}
+
+func TestPreparedKeyIsClosedAfterItsLastUse(t *testing.T) {
+	var opened, closed, misused atomic.Int64
+	s := newFakeStore(t, "example.com")
+	c := NewCache(s, CacheOptions{Prepare: func(key crypto.Signer) (crypto.Signer, error) {
+		opened.Add(1)
+		return &acceleratedKey{Signer: key, closed: &closed, misused: &misused}, nil
+	}})
+	held := mustSign(t, c, "example.com").Keys[0].Signer // as a message that is under way
+	collect := func(want int64) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); closed.Load() < want && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			runtime.GC()
+		}
+		runtime.GC()
+		if got := closed.Load(); got != want {
+			t.Errorf("%d of %d keys closed, want %d", got, opened.Load(), want)
+		}
+	}
+	next := func(version uint64) {
+		s.put(&Domain{Name: "example.com", Version: version, Keys: []Key{s.key(t, fmt.Sprintf("v%d", version), Active)}})
+		c.InvalidateAll()
+		mustSign(t, c, "example.com")
+	}
+	next(2)
+	collect(0) // the first is held, the second is cached
+	if err := SelfTest(held, nil); err != nil {
+		t.Error(err)
+	}
+	next(3)
+	collect(1) // the second
+	runtime.KeepAlive(held)
+	held = nil
+	collect(2)
+	c.Close()
+	collect(3)
+	if opened.Load() != 3 || misused.Load() != 0 {
+		t.Errorf("%d opened, %d used after Close", opened.Load(), misused.Load())
+	}
+}
+
+func TestCacheSignsWithoutAnAcceleratorThatFails(t *testing.T) {
+	var closed, misused atomic.Int64
+	failing := errors.New("no engine")
+	for name, prepare := range map[string]func(crypto.Signer) (crypto.Signer, error){
+		"does not take the key": func(crypto.Signer) (crypto.Signer, error) { return nil, failing },
+		"does not sign": func(key crypto.Signer) (crypto.Signer, error) {
+			return &acceleratedKey{Signer: key, closed: &closed, misused: &misused, fail: failing}, nil
+		},
+		"signs wrongly": func(key crypto.Signer) (crypto.Signer, error) {
+			return brokenSigner{key, func(sig []byte) ([]byte, error) { sig[0]++; return sig, nil }}, nil
+		},
+	} {
+		inBubble(t, CacheOptions{Prepare: prepare}, func(t *testing.T, s *fakeStore, c *Cache, log *errorLog) {
+			got := mustSign(t, c, "example.com")
+			if selectors(got) != "a" || len(got.Broken) != 0 {
+				t.Errorf("%s: %+v", name, got)
+			} else if err := SelfTest(got.Keys[0].Signer, nil); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if errs := log.take(); len(errs) != 1 || !strings.Contains(errs[0], "key a.example.com: signing without the accelerator") {
+				t.Errorf("%s: errors %q", name, errs)
+			}
+		})
+	}
+	if closed.Load() != 1 || misused.Load() != 0 {
+		t.Errorf("%d closed, %d misused; want 1 and 0", closed.Load(), misused.Load())
+	}
+}
+
+// All at once, for the race detector: lookups, changes on disk, refreshes,
+// evictions, and keys that are closed.
+func TestCacheBeforeADirUnderLoad(t *testing.T) {
+	var closed, misused atomic.Int64
+	d := newDir(t, DirOptions{})
+	const domains = 8
+	for i := range domains {
+		create(t, d, fmt.Sprintf("d%d.example", i))
+	}
+	c := NewCache(d, CacheOptions{MaxEntries: domains / 2, Refresh: 20 * time.Millisecond, Prepare: func(key crypto.Signer) (crypto.Signer, error) {
+		return &acceleratedKey{Signer: key, closed: &closed, misused: &misused}, nil
+	}})
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for g := range 4 {
+		group.Go(func() {
+			for i := g; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				got, err := c.Signing(t.Context(), fmt.Sprintf("d%d.example", i%(domains+1)))
+				if i%(domains+1) == domains {
+					if !errors.Is(err, ErrNotFound) {
+						t.Errorf("a domain that is not there: %v", err)
+					}
+					continue
+				}
+				if err != nil || len(got.Broken) != 0 || len(got.Keys) == 0 {
+					t.Errorf("%+v, %v", got, err)
+					continue
+				}
+				if err := SelfTest(got.Keys[len(got.Keys)-1].Signer, nil); err != nil {
+					t.Error(err)
+				}
+				if i%50 == 0 {
+					runtime.GC()
+				}
+			}
+		})
+	}
+	for i := range 40 {
+		dom, err := d.Domain(t.Context(), fmt.Sprintf("d%d.example", i%domains))
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := newKey(t, fmt.Sprintf("k%d", i))
+		k.State = Active
+		if len(dom.Keys) > 2 {
+			dom.Keys[len(dom.Keys)-2].State = Removed
+		}
+		dom.Keys = append(dom.Keys, k)
+		if err := d.Update(t.Context(), dom); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	group.Wait()
+	c.Close()
+	if misused.Load() != 0 {
+		t.Errorf("%d uses of closed keys", misused.Load())
+	}
+}
+
+// What an administrator does with files is seen by the next lookups.
+func TestCacheSeesChangesOfADir(t *testing.T) {
+	d := newDir(t, DirOptions{})
+	dom := create(t, d, "example.com")
+	c := NewCache(d, CacheOptions{Refresh: time.Hour})
+	defer c.Close()
+	await := func(name, want string) {
+		t.Helper()
+		begin := time.Now()
+		for {
+			got := "none"
+			if s, err := c.Signing(t.Context(), name); err == nil {
+				got = fmt.Sprintf("%s/%d", selectors(s), len(s.Broken))
+			}
+			if got == want {
+				break
+			}
+			if time.Since(begin) > 5*time.Second {
+				t.Fatalf("%s signs with %s, want %s", name, got, want)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("%s: %v until it was seen", want, took)
+		}
+	}
+	await("example.com", "a/0")
+	await("new.example", "none")
+	for len(d.snapshotWatchers()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(10 * time.Millisecond)
+	await("example.com", "a/0")
+	await("new.example", "none")
+
+	k := newKey(t, "b")
+	k.State = Active
+	dom.Keys = append(dom.Keys, k)
+	if err := d.Update(t.Context(), dom); err != nil {
+		t.Fatal(err)
+	}
+	await("example.com", "a b/0")
+	dom.Keys[0].State = Retired
+	if err := d.Update(t.Context(), dom); err != nil {
+		t.Fatal(err)
+	}
+	await("example.com", "b/0")
+	create(t, d, "new.example")
+	await("new.example", "a/0")
+	c2 := newKey(t, "c")
+	c2.State = Active
+	dom.Keys = append(dom.Keys, c2)
+	if err := d.Update(t.Context(), dom); err != nil {
+		t.Fatal(err)
+	}
+	await("example.com", "b c/0")
+	// A key file that is damaged later does not stop the key that works.
+	write(t, d.file("example.com", "c.pem"), "damaged", 0o600)
+	c.InvalidateAll()
+	await("example.com", "b c/0")
+}
+
+func (d *Dir) snapshotWatchers() []*watcher {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var ws []*watcher
+	for w := range d.watchers {
+		ws = append(ws, w)
+	}
+	return ws
+}

@@ -1,0 +1,316 @@
+package keystore
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+)
+
+// maxDomainFile bounds domain.toml: more than a thousand keys.
+const maxDomainFile = 1 << 20
+
+// tomlHead begins every domain.toml.
+const tomlHead = `# Keys of %s, written by waxseal. To change a key use "waxseal key".
+# If you edit by hand, stop other writers and raise the version by one.
+
+`
+
+// tomlKey is a [[key]] row as it is written. Reading goes by tomlFields.
+type tomlKey struct {
+	Selector  string     `toml:"selector"`
+	Algorithm string     `toml:"algorithm"`
+	State     string     `toml:"state"`
+	Public    string     `toml:"public"`
+	Created   *time.Time `toml:"created"`
+	Activated *time.Time `toml:"activated"`
+	Retired   *time.Time `toml:"retired"`
+	Revoked   *time.Time `toml:"revoked"`
+	Removed   *time.Time `toml:"removed"`
+	Note      string     `toml:"note,omitempty"`
+	Reason    string     `toml:"reason,omitempty"`
+}
+
+// encodeDomain writes domain.toml. What it writes, decodeDomain reads back.
+func encodeDomain(d *Domain) ([]byte, error) {
+	file := struct {
+		Version int64     `toml:"version"`
+		Key     []tomlKey `toml:"key"`
+	}{Version: int64(d.Version)}
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		file.Key = append(file.Key, tomlKey{
+			Selector: k.Selector, Algorithm: string(k.Algorithm), State: string(k.State),
+			Public:  base64.StdEncoding.EncodeToString(k.Public),
+			Created: tomlTime(k.Created), Activated: tomlTime(k.Activated), Retired: tomlTime(k.Retired),
+			Revoked: tomlTime(k.Revoked), Removed: tomlTime(k.Removed),
+			Note: k.Note, Reason: k.Reason,
+		})
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, tomlHead, d.Name)
+	enc := toml.NewEncoder(&b)
+	enc.Indent = ""
+	if err := enc.Encode(file); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func tomlTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// tomlFields are the settings of a [[key]] row. Each takes a decoded value and
+// says what it wants instead if that is no good.
+var tomlFields = map[string]func(k *Key, value any) (want string){
+	"selector":  textField(func(k *Key) *string { return &k.Selector }),
+	"algorithm": textField(func(k *Key) *string { return (*string)(&k.Algorithm) }),
+	"state": func(k *Key, value any) string {
+		s, _ := value.(string)
+		if k.State = State(s); !slices.Contains(states, k.State) {
+			return fmt.Sprintf("one of %q", states)
+		}
+		return ""
+	},
+	"public": func(k *Key, value any) string {
+		s, ok := value.(string)
+		public, err := base64.StdEncoding.Strict().DecodeString(s)
+		if !ok || err != nil || strings.ContainsAny(s, "\r\n") {
+			return "the public key in base64"
+		}
+		if len(public) > 0 {
+			k.Public = public
+		}
+		return ""
+	},
+	"created":   timeField(func(k *Key) *time.Time { return &k.Created }),
+	"activated": timeField(func(k *Key) *time.Time { return &k.Activated }),
+	"retired":   timeField(func(k *Key) *time.Time { return &k.Retired }),
+	"revoked":   timeField(func(k *Key) *time.Time { return &k.Revoked }),
+	"removed":   timeField(func(k *Key) *time.Time { return &k.Removed }),
+	"note":      textField(func(k *Key) *string { return &k.Note }),
+	"reason":    textField(func(k *Key) *string { return &k.Reason }),
+}
+
+func textField(field func(*Key) *string) func(*Key, any) string {
+	return func(k *Key, value any) string {
+		s, ok := value.(string)
+		if !ok {
+			return "a string in quotes"
+		}
+		*field(k) = s
+		return ""
+	}
+}
+
+func timeField(field func(*Key) *time.Time) func(*Key, any) string {
+	return func(k *Key, value any) string {
+		t, ok := value.(time.Time)
+		// The library gives times without an offset locations of such names.
+		if !ok || strings.HasSuffix(t.Location().String(), "-local") {
+			return "a time such as 2026-01-31T12:00:00Z, without quotes"
+		}
+		*field(k) = t.UTC()
+		return ""
+	}
+}
+
+// decoder reads domain.toml line by line: the file is a flat list of settings
+// and rows, so each line stands for itself. This gives every problem its exact
+// line, also in rows, where the library has none, and keeps nested values,
+// which cost it memory without bound, from ever reaching it. What a value
+// means is the library's business.
+type decoder struct {
+	path string
+	dom  *Domain
+	line int            // the current one, from 1
+	rows []int          // line of each [[key]]
+	seen map[string]int // line of each setting of the present row
+	top  bool           // version was set
+	errs []error
+}
+
+// decodeDomain reads the domain.toml at path, strictly, and reports every
+// problem with its line. The domain is usable only if there is none.
+func decodeDomain(path, name string, data []byte) (*Domain, []error) {
+	d := &decoder{path: path, dom: &Domain{Name: name}, seen: make(map[string]int)}
+	if !utf8.Valid(data) {
+		d.fail("not UTF-8", "save it as UTF-8")
+		return d.dom, d.errs
+	}
+	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
+	for line := range strings.SplitSeq(string(data), "\n") {
+		d.line++
+		d.decodeLine(strings.TrimSuffix(line, "\r"))
+	}
+	d.line = 0
+	if !d.top {
+		d.fail(`the setting "version" is missing`, `put "version = 1" at the top`)
+	}
+	if len(d.errs) == 0 {
+		d.checkRows()
+	}
+	return d.dom, d.errs
+}
+
+func (d *decoder) fail(problem, repair string) {
+	d.errs = append(d.errs, &FileError{Path: d.path, Line: d.line, Problem: problem, Repair: repair})
+}
+
+func (d *decoder) decodeLine(line string) {
+	text := strings.Trim(line, " \t")
+	switch {
+	case text == "" || text[0] == '#':
+		if strings.ContainsFunc(text, func(r rune) bool { return r != '\t' && r < ' ' || r == 0x7f }) {
+			d.fail("control character in a comment", "delete it")
+		}
+	case text[0] == '[':
+		d.decodeHeader(text)
+	default:
+		d.decodeSetting(text)
+	}
+}
+
+func (d *decoder) decodeHeader(text string) {
+	header, comment, _ := strings.Cut(text, "#")
+	if header = strings.Trim(header, " \t"); header != "[[key]]" || strings.ContainsRune(comment, 0) {
+		d.fail(fmt.Sprintf("unknown table %.40q", header), "a key's row begins with [[key]]; delete anything else")
+		return
+	}
+	d.dom.Keys = append(d.dom.Keys, Key{})
+	d.rows = append(d.rows, d.line)
+	clear(d.seen)
+}
+
+func (d *decoder) decodeSetting(text string) {
+	name, value, ok := strings.Cut(text, "=")
+	name, value = strings.Trim(name, " \t"), strings.Trim(value, " \t")
+	if !ok || value == "" {
+		d.fail(fmt.Sprintf("not a setting: %.40q", text), "write name = value, or delete the line")
+		return
+	}
+	inRow := len(d.rows) > 0
+	set := tomlFields[name]
+	if set == nil && (name != "version" || inRow) || set != nil && !inRow {
+		d.unknown(name, inRow)
+		return
+	}
+	if first := d.seen[name]; first > 0 {
+		d.fail(fmt.Sprintf("%q is set twice, first in line %d", name, first), "delete one of the two")
+		return
+	}
+	d.seen[name] = d.line
+	d.top = d.top || !inRow
+	if value[0] == '[' || value[0] == '{' || strings.HasPrefix(value, `"""`) || strings.HasPrefix(value, `'''`) {
+		d.fail(fmt.Sprintf("%q is a list, a table or a text of several lines", name), "write a single value on one line")
+		return
+	}
+	var decoded map[string]any
+	if err := toml.Unmarshal([]byte("v = "+value), &decoded); err != nil {
+		d.fail(fmt.Sprintf("the value of %q is not TOML (%s)", name, tomlProblem(err)), "correct it")
+		return
+	}
+	if !inRow {
+		version, ok := decoded["v"].(int64)
+		if !ok || version < 1 {
+			d.fail(`"version" has a wrong value`, "want a whole number from 1")
+			return
+		}
+		d.dom.Version = uint64(version)
+		return
+	}
+	if want := set(&d.dom.Keys[len(d.dom.Keys)-1], decoded["v"]); want != "" {
+		d.fail(fmt.Sprintf("%q has a wrong value", name), "want "+want)
+	}
+}
+
+// unknown reports a setting that does not exist, or not here.
+func (d *decoder) unknown(name string, inRow bool) {
+	_, known := tomlFields[name]
+	switch {
+	case name == "version":
+		d.fail(`"version" inside a [[key]] row`, "move it above the first [[key]]")
+		return
+	case known:
+		d.fail(fmt.Sprintf("%q outside a [[key]] row", name), "move it below the [[key]] it belongs to")
+		return
+	}
+	names := []string{"version"}
+	if inRow {
+		names = names[:0]
+		for n := range tomlFields {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+	}
+	nearest := slices.MinFunc(names, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
+	repair := "delete it"
+	if distance(name, nearest) <= 2 {
+		repair = fmt.Sprintf("did you mean %q?", nearest)
+	}
+	d.fail(fmt.Sprintf("unknown setting %.40q", name), repair)
+}
+
+// checkRows applies Validate row by row, so that each problem gets the line
+// its row begins in.
+func (d *decoder) checkRows() {
+	first := make(map[string]int)
+	for i := range d.dom.Keys {
+		k := &d.dom.Keys[i]
+		d.line = d.rows[i]
+		if err := k.validate(d.dom.Name); err != nil {
+			repair := "correct the row, or restore the file from a backup"
+			if len(k.Public) == 0 && k.State != Removed {
+				repair = "add its public key (waxseal key export --public prints it)"
+			}
+			d.fail(fmt.Sprintf("key %.40q: %v", k.Selector, err), repair)
+		}
+		if line := first[k.Selector]; line > 0 {
+			d.fail(fmt.Sprintf("key %q has a second row, the first is in line %d", k.Selector, line), "delete one of the two")
+		}
+		first[k.Selector] = d.line
+	}
+}
+
+// tomlProblem is the library's message without the position, which counts from
+// our line's beginning.
+func tomlProblem(err error) string {
+	if parse, ok := err.(toml.ParseError); ok {
+		return parse.Message
+	}
+	return "wrong type"
+}
+
+// distance is the number of letters to insert, delete or exchange to make a
+// into b. Case does not count: names differ by it only by mistake.
+func distance(a, b string) int {
+	a, b = strings.ToLower(a[:min(len(a), 40)]), strings.ToLower(b)
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,617 @@
+// Package storetest is the conformance suite of key stores: what every
+// keystore.Store promises, as tests that each store's own test runs.
+package storetest
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"waxseal/keystore"
+)
+
+// Run tests the stores that open makes. Each call of open returns a new, empty
+// store, and cleans up after the test by itself.
+func Run(t *testing.T, open func(t *testing.T) keystore.Store) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, keystore.Store)
+	}{
+		{"a domain that is not there is not found", absent},
+		{"what Update writes Domain reads", roundTrip},
+		{"every state and every legal text survives", states},
+		{"odd but legal names work", oddNames},
+		{"names that are not legal are refused", illegalNames},
+		{"a copy belongs to the caller", copies},
+		{"an update from another version conflicts", conflicts},
+		{"of many clients that create a domain one wins", createRace},
+		{"no change of many clients is lost", updateRace},
+		{"a selector never names a second key", neverReused},
+		{"an update that is refused changes nothing", refusedWhole},
+		{"a removed key leaves its row and takes its private half along", removed},
+		{"pages list every domain once, in order", pages},
+		{"an ended context ends every call", ended},
+		{"a watch reports changes or ends at once", watch},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
+	}
+}
+
+var now = time.Date(2026, 11, 22, 10, 20, 30, 0, time.UTC)
+
+// newKey makes a pending Ed25519 key, the fastest kind.
+func newKey(t *testing.T, selector string) keystore.Key {
+	t.Helper()
+	signer, err := keystore.Generate(keystore.Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keyOf(t, selector, signer)
+}
+
+func keyOf(t *testing.T, selector string, signer crypto.Signer) keystore.Key {
+	t.Helper()
+	public, algorithm, err := keystore.PublicBytes(signer.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keystore.Key{
+		Selector: selector, Algorithm: algorithm, State: keystore.Pending, Public: public, Created: now,
+		Load: func(context.Context) (crypto.Signer, error) { return signer, nil },
+	}
+}
+
+// create puts a new domain with the keys into the store.
+func create(t *testing.T, s keystore.Store, name string, keys ...keystore.Key) *keystore.Domain {
+	t.Helper()
+	d := &keystore.Domain{Name: name, Keys: keys}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatalf("creating %s: %v", name, err)
+	}
+	if d.Version == 0 {
+		t.Fatalf("creating %s: version still 0", name)
+	}
+	return d
+}
+
+func read(t *testing.T, s keystore.Store, name string) *keystore.Domain {
+	t.Helper()
+	d, err := s.Domain(t.Context(), name)
+	if err != nil {
+		t.Fatalf("reading %s: %v", name, err)
+	}
+	return d
+}
+
+// same compares all of two domains but the private halves.
+func same(t *testing.T, got, want *keystore.Domain) {
+	t.Helper()
+	if got.Name != want.Name || got.Version != want.Version || len(got.Keys) != len(want.Keys) {
+		t.Fatalf("got %s, version %d, %d keys; want %s, version %d, %d keys",
+			got.Name, got.Version, len(got.Keys), want.Name, want.Version, len(want.Keys))
+	}
+	for i := range want.Keys {
+		g, w := got.Keys[i], want.Keys[i]
+		for _, pair := range []struct {
+			field     string
+			got, want any
+		}{
+			{"selector", g.Selector, w.Selector},
+			{"algorithm", g.Algorithm, w.Algorithm},
+			{"state", g.State, w.State},
+			{"public", string(g.Public), string(w.Public)},
+			{"created", g.Created, w.Created},
+			{"activated", g.Activated, w.Activated},
+			{"retired", g.Retired, w.Retired},
+			{"revoked", g.Revoked, w.Revoked},
+			{"removed", g.Removed, w.Removed},
+			{"note", g.Note, w.Note},
+			{"reason", g.Reason, w.Reason},
+		} {
+			if pair.got != pair.want {
+				t.Errorf("key %d of %s: %s is %#v, want %#v", i, want.Name, pair.field, pair.got, pair.want)
+			}
+		}
+	}
+}
+
+// usable tests that the key's private half is there and is the right one.
+func usable(t *testing.T, k *keystore.Key) {
+	t.Helper()
+	if k.Load == nil {
+		t.Errorf("key %s (%s): no private half", k.Selector, k.State)
+		return
+	}
+	signer, err := k.Load(t.Context())
+	if err != nil {
+		t.Errorf("key %s (%s): %v", k.Selector, k.State, err)
+		return
+	}
+	if err := keystore.SelfTest(signer, k.Public); err != nil {
+		t.Errorf("key %s (%s): %v", k.Selector, k.State, err)
+	}
+}
+
+func absent(t *testing.T, s keystore.Store) {
+	for _, name := range []string{"example.com", "", ".", "..", "../example.com", "a/b", "Example.com", "example.com.",
+		"a\x00b", "bücher.example", "-a.example", strings.Repeat("a", 64) + ".example", strings.Repeat("a.", 127)} {
+		d, err := s.Domain(t.Context(), name)
+		if !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("Domain(%q) = %v, %v; want %v", name, d, err, keystore.ErrNotFound)
+		}
+	}
+	names, err := s.List(t.Context(), "", 0)
+	if err != nil || len(names) != 0 {
+		t.Errorf("List of an empty store = %q, %v", names, err)
+	}
+}
+
+func roundTrip(t *testing.T, s keystore.Store) {
+	rsa, err := keystore.Generate(keystore.RSA1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := create(t, s, "example.com", keyOf(t, "2026a", rsa), newKey(t, "2026b"))
+	got := read(t, s, "example.com")
+	same(t, got, want)
+	usable(t, &got.Keys[0])
+	usable(t, &got.Keys[1])
+
+	want = got
+	want.Keys[0].State, want.Keys[0].Activated = keystore.Active, now.Add(time.Hour)
+	before := want.Version
+	if err := s.Update(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	if want.Version == before {
+		t.Errorf("version %d before and after an update", before)
+	}
+	got = read(t, s, "example.com")
+	same(t, got, want)
+	usable(t, &got.Keys[0])
+	usable(t, &got.Keys[1])
+}
+
+func states(t *testing.T, s keystore.Store) {
+	texts := []string{
+		`quotes " and ' and """`, `back\slash \n \u0041`, "semi;colon # hash = equals [key]", " blanks around ",
+		"grüße, мир, 世界, 👩‍💻", "-----BEGIN PRIVATE KEY-----", "%s %d {{.}} ${HOME} $(id)", "'; DROP TABLE keys; --",
+	}
+	d := &keystore.Domain{Name: "example.com"}
+	for i, text := range texts {
+		k := newKey(t, fmt.Sprintf("s%d", i))
+		k.Note, k.Reason = text, texts[len(texts)-1-i]
+		d.Keys = append(d.Keys, k)
+	}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	for i, state := range []keystore.State{keystore.Pending, keystore.Active, keystore.Retired, keystore.Revoked, keystore.Removed} {
+		k := &d.Keys[i]
+		k.State = state
+		for j, at := range []*time.Time{&k.Activated, &k.Retired, &k.Revoked, &k.Removed} {
+			if j < i {
+				*at = now.AddDate(0, 0, j)
+			}
+		}
+	}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	same(t, read(t, s, "example.com"), d)
+}
+
+var (
+	label63   = strings.Repeat("a1-_", 15) + "xyz"
+	longNames = []string{
+		label63 + ".example",
+		strings.Repeat("a.", 126) + "b",
+		label63 + "." + label63 + "." + label63 + "." + label63[:61],
+	}
+)
+
+func oddNames(t *testing.T, s keystore.Store) {
+	domains := append([]string{
+		"localhost", "a", "0", "1.2.3.4", "0x0.example", "xn--bcher-kva.example", "xn--fa-hia.de", "a--b.example", "a-b.c-d.example",
+		"_dmarc.example", "__.example", "_", "a_b.example", "sub.sub.sub.example.com", "con", "nul.txt", "domain.toml", "key.pem", "a.lock",
+	}, longNames...)
+	for _, name := range domains {
+		k := newKey(t, "s")
+		if len(name) > 240 { // no room for a record's name
+			k.Selector = "s"
+			d := &keystore.Domain{Name: name, Keys: []keystore.Key{k}}
+			if err := s.Update(t.Context(), d); err == nil {
+				t.Errorf("%s: a key whose record's name is too long was taken", name)
+			}
+			create(t, s, name)
+			continue
+		}
+		create(t, s, name, k)
+	}
+	for _, name := range domains {
+		if d := read(t, s, name); d.Name != name {
+			t.Errorf("reading %q gives %q", name, d.Name)
+		}
+	}
+	slices.Sort(domains)
+	if names, err := s.List(t.Context(), "", 0); err != nil || !slices.Equal(names, domains) {
+		t.Errorf("List = %q, %v; want %q", names, err, domains)
+	}
+
+	selectors := []string{
+		"1", "_", "_x", "a-b", "a--b", "a.b", "a.b.c.d", "2026a", "2026a.mail", "domain", "domain.toml", "lock", "con", "pem", "x.pem", "x.txt",
+		"xn--bcher-kva", label63,
+	}
+	d := &keystore.Domain{Name: "example.com"}
+	for _, selector := range selectors {
+		d.Keys = append(d.Keys, newKey(t, selector))
+	}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, s, "example.com")
+	same(t, got, d)
+	for i := range got.Keys {
+		usable(t, &got.Keys[i])
+	}
+}
+
+func illegalNames(t *testing.T, s keystore.Store) {
+	bad := []string{"", ".", "..", "a..b", ".a", "a.", "A", "a b", "a/b", "../a", `a\b`, "a;b", "a\nb", "a\x00", "ü", "-a", "a-", "a-.b",
+		"*", "a:b", "a@b", "[1]", strings.Repeat("a", 64), strings.Repeat("a.", 127)}
+	for _, name := range bad {
+		if err := s.Update(t.Context(), &keystore.Domain{Name: name, Keys: []keystore.Key{newKey(t, "s")}}); err == nil {
+			t.Errorf("domain %q was taken", name)
+		}
+		if err := s.Update(t.Context(), &keystore.Domain{Name: "example.com", Keys: []keystore.Key{newKey(t, name)}}); err == nil {
+			t.Errorf("selector %q was taken", name)
+		}
+	}
+	if names, err := s.List(t.Context(), "", 0); err != nil || len(names) != 0 {
+		t.Errorf("List = %q, %v; want none", names, err)
+	}
+}
+
+func copies(t *testing.T, s keystore.Store) {
+	want := create(t, s, "example.com", newKey(t, "a"))
+	public := slices.Clone(want.Keys[0].Public)
+	d := read(t, s, "example.com")
+	d.Keys[0].State, d.Keys[0].Note, d.Keys[0].Public[0] = keystore.Active, "scribble", ^d.Keys[0].Public[0]
+	d.Keys = append(d.Keys, newKey(t, "b"))
+	want.Keys[0].Public = public
+	same(t, read(t, s, "example.com"), want)
+}
+
+func conflicts(t *testing.T, s keystore.Store) {
+	d := create(t, s, "example.com", newKey(t, "a"))
+	stale, current := read(t, s, "example.com"), read(t, s, "example.com")
+	current.Keys[0].Note = "current"
+	if err := s.Update(t.Context(), current); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		what    string
+		name    string
+		version uint64
+	}{
+		{"an update from an old version", "example.com", stale.Version},
+		{"creating what is there", "example.com", 0},
+		{"an update from a version that never was", "example.com", d.Version + 1000},
+		{"an update of a domain that is not there", "example.net", d.Version},
+	} {
+		attempt := &keystore.Domain{Name: test.name, Version: test.version, Keys: slices.Clone(d.Keys)}
+		attempt.Keys[0].Note = "stale"
+		if err := s.Update(t.Context(), attempt); !errors.Is(err, keystore.ErrConflict) {
+			t.Errorf("%s: %v, want %v", test.what, err, keystore.ErrConflict)
+		}
+		if attempt.Version != test.version {
+			t.Errorf("%s: version became %d, want %d as before", test.what, attempt.Version, test.version)
+		}
+	}
+	same(t, read(t, s, "example.com"), current)
+	if _, err := s.Domain(t.Context(), "example.net"); !errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("after a conflict the domain is there: %v", err)
+	}
+}
+
+func createRace(t *testing.T, s keystore.Store) {
+	const clients = 8
+	keys := make([]keystore.Key, clients)
+	errs := make([]error, clients)
+	for i := range clients {
+		keys[i] = newKey(t, "2026a")
+	}
+	var group sync.WaitGroup
+	for i := range clients {
+		group.Go(func() {
+			errs[i] = s.Update(t.Context(), &keystore.Domain{Name: "example.com", Keys: []keystore.Key{keys[i]}})
+		})
+	}
+	group.Wait()
+	winner := -1
+	for i, err := range errs {
+		switch {
+		case err == nil && winner < 0:
+			winner = i
+		case err == nil:
+			t.Errorf("clients %d and %d both created the domain", winner, i)
+		case !errors.Is(err, keystore.ErrConflict):
+			t.Errorf("client %d: %v, want %v", i, err, keystore.ErrConflict)
+		}
+	}
+	if winner < 0 {
+		t.Fatal("no client created the domain")
+	}
+	d := read(t, s, "example.com")
+	if len(d.Keys) != 1 || string(d.Keys[0].Public) != string(keys[winner].Public) {
+		t.Error("the domain is not the winner's")
+	}
+	usable(t, &d.Keys[0])
+}
+
+func updateRace(t *testing.T, s keystore.Store) {
+	const clients, steps = 6, 5
+	create(t, s, "example.com")
+	versions := make(chan uint64, clients*steps)
+	var group sync.WaitGroup
+	for client := range clients {
+		keys := make([]keystore.Key, steps)
+		for i := range keys {
+			keys[i] = newKey(t, fmt.Sprintf("c%d-%d", client, i))
+		}
+		group.Go(func() {
+			for _, k := range keys {
+				for {
+					d, err := s.Domain(t.Context(), "example.com")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					d.Keys = append(d.Keys, k)
+					err = s.Update(t.Context(), d)
+					if err == nil {
+						versions <- d.Version
+						break
+					}
+					if !errors.Is(err, keystore.ErrConflict) {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
+	close(versions)
+	seen := make(map[uint64]bool)
+	for v := range versions {
+		if seen[v] {
+			t.Errorf("two updates made version %d", v)
+		}
+		seen[v] = true
+	}
+	d := read(t, s, "example.com")
+	if len(d.Keys) != clients*steps {
+		t.Errorf("%d keys after %d updates that each added one", len(d.Keys), clients*steps)
+	}
+	for i := range d.Keys {
+		usable(t, &d.Keys[i])
+	}
+}
+
+func neverReused(t *testing.T, s keystore.Store) {
+	create(t, s, "example.com", newKey(t, "a"), newKey(t, "b"))
+	d := read(t, s, "example.com")
+	d.Keys[1].State, d.Keys[1].Removed = keystore.Removed, now
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	other := newKey(t, "a")
+	for _, test := range []struct {
+		what   string
+		change func(*keystore.Domain)
+	}{
+		{"dropping a row", func(d *keystore.Domain) { d.Keys = d.Keys[1:] }},
+		{"dropping a removed row", func(d *keystore.Domain) { d.Keys = d.Keys[:1] }},
+		{"renaming a selector", func(d *keystore.Domain) { d.Keys[0].Selector = "c" }},
+		{"another key under a selector", func(d *keystore.Domain) { d.Keys[0].Public, d.Keys[0].Load = other.Public, other.Load }},
+		{"another key under a removed selector", func(d *keystore.Domain) { d.Keys[1].Public = other.Public }},
+		{"a removed key comes back", func(d *keystore.Domain) { d.Keys[1].State, d.Keys[1].Load = keystore.Active, other.Load }},
+		{"a selector twice", func(d *keystore.Domain) { d.Keys = append(d.Keys, other) }},
+	} {
+		attempt := read(t, s, "example.com")
+		test.change(attempt)
+		if err := s.Update(t.Context(), attempt); err == nil || errors.Is(err, keystore.ErrConflict) {
+			t.Errorf("%s: %v, want an error that is no conflict", test.what, err)
+		}
+	}
+	got := read(t, s, "example.com")
+	same(t, got, d)
+	usable(t, &got.Keys[0])
+}
+
+func refusedWhole(t *testing.T, s keystore.Store) {
+	create(t, s, "example.com", newKey(t, "a"))
+	before := read(t, s, "example.com")
+	failing := errors.New("no such key")
+	for _, test := range []struct {
+		what string
+		key  func(k *keystore.Key)
+	}{
+		{"an unknown state", func(k *keystore.Key) { k.State = "sleeping" }},
+		{"an algorithm that is not the key's", func(k *keystore.Key) { k.Algorithm = keystore.RSA2048 }},
+		{"a public key that is none", func(k *keystore.Key) { k.Public = []byte("x") }},
+		{"a private half of another key", func(k *keystore.Key) { k.Load = newKey(t, "x").Load }},
+		{"no private half", func(k *keystore.Key) { k.Load = nil }},
+		{"a private half that cannot be read", func(k *keystore.Key) {
+			k.Load = func(context.Context) (crypto.Signer, error) { return nil, failing }
+		}},
+		{"a note that is not UTF-8", func(k *keystore.Key) { k.Note = "\xff" }},
+		{"a note of several lines", func(k *keystore.Key) { k.Note = "a\nb" }},
+		{"a reason with a NUL", func(k *keystore.Key) { k.Reason = "\x00" }},
+	} {
+		d := read(t, s, "example.com")
+		good, bad := newKey(t, "good"), newKey(t, "bad")
+		test.key(&bad)
+		d.Keys = append(d.Keys, good, bad)
+		if err := s.Update(t.Context(), d); err == nil {
+			t.Errorf("%s: taken", test.what)
+		}
+		if d.Version != before.Version {
+			t.Errorf("%s: version became %d", test.what, d.Version)
+		}
+		same(t, read(t, s, "example.com"), before)
+	}
+	// And nothing of the refused keys is in the way of others of their names.
+	d := read(t, s, "example.com")
+	d.Keys = append(d.Keys, newKey(t, "good"), newKey(t, "bad"))
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, s, "example.com")
+	for i := range got.Keys {
+		usable(t, &got.Keys[i])
+	}
+}
+
+func removed(t *testing.T, s keystore.Store) {
+	create(t, s, "example.com", newKey(t, "a"), newKey(t, "b"))
+	old := read(t, s, "example.com")
+	d := read(t, s, "example.com")
+	d.Keys[0].State, d.Keys[0].Removed = keystore.Removed, now
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, s, "example.com")
+	same(t, got, d)
+	if got.Keys[0].Load != nil {
+		t.Error("a removed key can be loaded")
+	}
+	if _, err := old.Keys[0].Load(t.Context()); err == nil {
+		t.Error("the private half of a removed key is still there")
+	}
+	usable(t, &got.Keys[1])
+}
+
+func pages(t *testing.T, s keystore.Store) {
+	var want []string
+	for i := range 25 {
+		name := fmt.Sprintf("d%d.example", i)
+		create(t, s, name)
+		want = append(want, name)
+	}
+	create(t, s, "d1--1.d1")
+	create(t, s, "d1.d1")
+	want = append(want, "d1--1.d1", "d1.d1")
+	slices.Sort(want)
+	for _, limit := range []int{1, 2, 7, len(want), len(want) + 1, 0, -1} {
+		var got []string
+		for after := ""; ; after = got[len(got)-1] {
+			page, err := s.List(t.Context(), after, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if limit > 0 && len(page) > limit {
+				t.Fatalf("a page of %d, limit %d", len(page), limit)
+			}
+			if len(page) == 0 {
+				break
+			}
+			if got = append(got, page...); len(got) > len(want) {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("pages of %d: got %q, want %q", limit, got, want)
+		}
+	}
+	if got, err := s.List(t.Context(), "d2", 2); err != nil || len(got) != 2 || got[0] <= "d2" {
+		t.Errorf("List after a name that is not there = %q, %v", got, err)
+	}
+	if got, err := s.List(t.Context(), "zz", 2); err != nil || len(got) != 0 {
+		t.Errorf("List after the last = %q, %v; want none", got, err)
+	}
+}
+
+func ended(t *testing.T, s keystore.Store) {
+	d := create(t, s, "example.com", newKey(t, "a"))
+	got := read(t, s, "example.com")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Domain(ctx, "example.com"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Domain: %v", err)
+	}
+	if _, err := s.List(ctx, "", 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("List: %v", err)
+	}
+	if _, err := got.Keys[0].Load(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Load: %v", err)
+	}
+	got.Keys[0].Note = "changed"
+	if err := s.Update(ctx, got); !errors.Is(err, context.Canceled) {
+		t.Errorf("Update: %v", err)
+	}
+	same(t, read(t, s, "example.com"), d)
+	if err := s.Watch(ctx, func(string) {}); err != nil {
+		t.Errorf("Watch: %v", err)
+	}
+}
+
+func watch(t *testing.T, s keystore.Store) {
+	create(t, s, "example.com", newKey(t, "a"))
+	ctx, cancel := context.WithCancel(t.Context())
+	changes := make(chan string, 100)
+	done := make(chan error, 1)
+	go func() { done <- s.Watch(ctx, func(domain string) { changes <- domain }) }()
+	defer func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Watch after its context ended: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Watch goes on after its context ended")
+		}
+	}()
+
+	await := func(want string) {
+		t.Helper()
+		for timeout := time.After(10 * time.Second); ; {
+			select {
+			case got := <-changes:
+				if got == want {
+					return
+				}
+			case err := <-done:
+				done <- err
+				if err != nil {
+					t.Fatalf("Watch: %v", err)
+				}
+				t.Skip("this store does not push changes")
+			case <-timeout:
+				t.Fatalf("no word of the change of %q", want)
+			}
+		}
+	}
+	await("") // it has begun: nothing from here on is missed
+
+	d := read(t, s, "example.com")
+	d.Keys[0].State, d.Keys[0].Activated = keystore.Active, now
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	await("example.com")
+
+	if _, err := s.Domain(t.Context(), "example.net"); !errors.Is(err, keystore.ErrNotFound) {
+		t.Fatal(err)
+	}
+	create(t, s, "example.net", newKey(t, "a"))
+	await("example.net")
+}
