@@ -1,0 +1,128 @@
+package milter
+
+import (
+	"fmt"
+
+	gomilter "github.com/d--j/go-milter"
+)
+
+// Action is what happens to a message that does not get its signature.
+type Action string
+
+const (
+	Accept   Action = "accept"   // the message goes on unsigned
+	Tempfail Action = "tempfail" // the sender is asked to try again later (4xx)
+	Reject   Action = "reject"   // the message is refused for good (5xx)
+)
+
+// Cause is why a message did not get its signature. The words are fixed: they
+// stand in the log and count in Stats.
+type Cause string
+
+const (
+	NotOurs     Cause = "not_ours"     // no origin rule matched
+	NoKey       Cause = "no_key"       // the author domain has no active key
+	KeyUnusable Cause = "key_unusable" // there is a key, but it cannot be loaded or does not sign
+	StoreDown   Cause = "store_down"   // the keystore does not answer and nothing is cached
+	NotSignable Cause = "not_signable" // the message can never be signed, such as one with two From fields
+	OverLimit   Cause = "over_limit"   // more header fields or bytes than the limits allow
+)
+
+// causes has, for every cause, the default action, the other actions that make
+// sense, and the reply that goes with a refusal (codes: RFC 5321, section 4.2;
+// enhanced codes: RFC 3463).
+var causes = map[Cause]struct {
+	action            Action
+	others            []Action
+	temporary, status string
+	code              uint16
+}{
+	NotOurs:     {action: Accept},
+	NoKey:       {action: Accept, others: []Action{Tempfail, Reject}, temporary: "4.7.5", status: "5.7.5", code: 550},
+	KeyUnusable: {action: Tempfail, others: []Action{Accept, Reject}, temporary: "4.7.5", status: "5.7.5", code: 550},
+	StoreDown:   {action: Tempfail, others: []Action{Accept}, temporary: "4.3.0"},
+	NotSignable: {action: Accept, others: []Action{Reject}, status: "5.6.0", code: 550},
+	OverLimit:   {action: Reject, others: []Action{Accept}, status: "5.3.4", code: 552},
+}
+
+// Outcomes says what happens to our own mail that cannot be signed. A cause
+// that is absent has its default; the zero value has all of them.
+type Outcomes map[Cause]Action
+
+// Check returns an error for an action that the cause does not allow.
+func (o Outcomes) Check() error {
+	for cause, action := range o {
+		known, ok := causes[cause]
+		if !ok {
+			return fmt.Errorf("unknown cause %q", cause)
+		}
+		allowed := append([]Action{known.action}, known.others...)
+		found := false
+		for _, a := range allowed {
+			found = found || a == action
+		}
+		if !found {
+			return fmt.Errorf("%s = %q, want one of %q", cause, action, allowed)
+		}
+	}
+	return nil
+}
+
+// DefaultAction returns what happens for a cause that no setting names.
+func DefaultAction(c Cause) Action { return causes[c].action }
+
+// settle is the one place that decides what becomes of a message without a
+// signature: it fills in the action, and the reply for the sender.
+func (o Outcomes) settle(r *Result, c Cause, reason string) {
+	known := causes[c]
+	r.Cause, r.Reason, r.Action = c, reason, known.action
+	if a, ok := o[c]; ok {
+		r.Action = a
+	}
+	switch r.Action {
+	case Tempfail:
+		r.Code, r.Text = 451, known.temporary+" "+sentence(c, reason)
+	case Reject:
+		r.Code, r.Text = known.code, known.status+" "+sentence(c, reason)
+	}
+}
+
+// sentence is what the sender of a refused message reads. Trouble of our own
+// is told in general words; what is wrong with the message is told exactly.
+func sentence(c Cause, reason string) string {
+	switch c {
+	case NoKey:
+		return "This server has no DKIM key for the domain of the From field"
+	case KeyUnusable, StoreDown:
+		return "The message cannot be signed at the moment, try again later"
+	case NotSignable:
+		return "The message cannot be signed: " + printable(reason)
+	default:
+		return "The message header is over a limit of this server: " + printable(reason)
+	}
+}
+
+// printable keeps a reason in one line of ASCII, as a reply must be.
+func printable(s string) string {
+	const longest = 200
+	b := []byte(s)
+	if len(b) > longest {
+		b = b[:longest]
+	}
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}
+
+// response is a result in the words of the milter protocol.
+func (r *Result) response() (*gomilter.Response, error) {
+	switch r.Action {
+	case Tempfail, Reject:
+		return gomilter.RejectWithCodeAndReason(r.Code, r.Text)
+	default:
+		return gomilter.RespAccept, nil
+	}
+}
