@@ -1,0 +1,360 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"waxseal/keystore"
+	"waxseal/keystore/dns"
+	"waxseal/milter"
+	"waxseal/milter/policy"
+	"waxseal/signer"
+	"waxseal/signer/libcrypto"
+)
+
+// This file turns the configuration into live objects. It is the only one that
+// names every backend.
+
+// clock tells the time.
+type clock = func() time.Time
+
+// minExpiry is the life of a signature below which mail is lost its signature
+// in queues, which hold it for five days.
+const minExpiry = 6 * 24 * time.Hour
+
+// live is what a configuration has become.
+type live struct {
+	settings *milter.Settings
+	cache    *keystore.Cache
+	engine   *libcrypto.Engine
+}
+
+func (l *live) close() { l.cache.Close() }
+
+// build makes everything a message needs. What goes wrong later without a
+// message to suffer from it is told to warn.
+func build(d *decoded, now clock, warn func(what string, err error)) (*live, error) {
+	settings, err := buildSettings(d)
+	if err != nil {
+		return nil, err
+	}
+	store, err := openStore(d)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := libcrypto.NewEngine(libcrypto.EngineOptions{
+		Mode:       libcrypto.Mode(d.Signing.RSA),
+		OnFallback: func(err error) { warn("from now on Go signs with this key", err) },
+	})
+	if err != nil {
+		return nil, problems{d.problem("signing.rsa", err, `use "auto", which takes Go's library where there is no other`)}
+	}
+	cache := keystore.NewCache(store, keystore.CacheOptions{
+		Prepare:    engine.Prepare,
+		Refresh:    time.Duration(d.Keystore.Refresh),
+		MaxEntries: d.Keystore.CacheDomains,
+		Now:        now,
+		OnError: func(domain string, err error) {
+			what := "watching the keystore"
+			if domain != "" {
+				what = "reading the keystore again; what is cached goes on signing"
+			}
+			warn(what, err)
+		},
+	})
+	settings.Keys = cache
+	return &live{settings: settings, cache: cache, engine: engine}, nil
+}
+
+// buildSettings makes the settings of messages, without their keys.
+func buildSettings(d *decoded) (*milter.Settings, error) {
+	var found problems
+	check := func(key string, err error, remedy string) {
+		if err != nil {
+			found = append(found, d.problem(key, err, remedy))
+		}
+	}
+
+	rules, err := policy.New(policy.Options{Origin: originOptions(d.Origin)})
+	if err != nil {
+		for _, each := range unjoin(err) {
+			key := "origin.networks"
+			if strings.HasPrefix(each.Error(), "daemon name") {
+				key = "origin.daemon_names"
+			}
+			check(key, each, "")
+		}
+	}
+	fields, err := signer.NewFields(d.Signing.Fields, d.Signing.Oversign)
+	if err != nil {
+		_, signed := signer.NewFields(d.Signing.Fields, []string{})
+		_, oversigned := signer.NewFields([]string{}, d.Signing.Oversign)
+		if signed == nil && oversigned == nil {
+			signed = err // it takes both
+		}
+		check("signing.fields", signed, "")
+		check("signing.oversign", oversigned, "")
+	}
+
+	outcomes := milter.Outcomes{}
+	for _, o := range []struct {
+		key    string
+		cause  milter.Cause
+		action milter.Action
+	}{
+		{"no_key", milter.NoKey, d.Outcome.NoKey},
+		{"key_unusable", milter.KeyUnusable, d.Outcome.KeyUnusable},
+		{"store_down", milter.StoreDown, d.Outcome.StoreDown},
+		{"not_signable", milter.NotSignable, d.Outcome.NotSignable},
+		{"over_limit", milter.OverLimit, d.Outcome.OverLimit},
+	} {
+		check("outcome."+o.key, milter.Outcomes{o.cause: o.action}.Check(), "")
+		outcomes[o.cause] = o.action
+	}
+	for _, l := range []struct {
+		key   string
+		value int
+		least int
+	}{
+		{"limits.connections", d.Limits.Connections, 1},
+		{"limits.header_bytes", int(d.Limits.HeaderBytes), 1024},
+		{"limits.header_fields", d.Limits.HeaderFields, 10},
+		{"keystore.cache_domains", d.Keystore.CacheDomains, 1},
+	} {
+		if l.value < l.least {
+			check(l.key, fmt.Errorf("%d, want at least %d", l.value, l.least), "")
+		}
+	}
+	for _, t := range []struct {
+		key   string
+		value Duration
+	}{
+		{"keystore.refresh", d.Keystore.Refresh},
+		{"limits.idle_timeout", d.Limits.IdleTimeout},
+		{"limits.packet_timeout", d.Limits.PacketTimeout},
+		{"limits.key_timeout", d.Limits.KeyTimeout},
+		{"limits.stop_timeout", d.Limits.StopTimeout},
+	} {
+		if time.Duration(t.value) < time.Second {
+			check(t.key, fmt.Errorf("%s, want at least 1s", t.value), "")
+		}
+	}
+	if len(found) > 0 {
+		return nil, found
+	}
+	return &milter.Settings{
+		Rules:        rules,
+		Header:       d.Signing.Canonicalization.header,
+		Body:         d.Signing.Canonicalization.body,
+		Fields:       fields,
+		Lifetime:     time.Duration(d.Signing.Expiry),
+		Outcomes:     outcomes,
+		HeaderBytes:  int(d.Limits.HeaderBytes),
+		HeaderFields: d.Limits.HeaderFields,
+		KeyTimeout:   time.Duration(d.Limits.KeyTimeout),
+	}, nil
+}
+
+func originOptions(o OriginConfig) policy.OriginOptions {
+	options := policy.OriginOptions{
+		NoLogin:       !o.Login,
+		Networks:      o.Networks,
+		AllowInternet: o.AllowInternet,
+		NoLocal:       !o.Local,
+		DaemonNames:   o.DaemonNames,
+	}
+	// In a file, an empty list says none; nil would say the default.
+	if options.Networks == nil {
+		options.Networks = []string{}
+	}
+	if options.DaemonNames == nil {
+		options.DaemonNames = []string{}
+	}
+	return options
+}
+
+// warnings are doubts about settings that are valid.
+func warnings(d *decoded) problems {
+	var found problems
+	if e := time.Duration(d.Signing.Expiry); e > 0 && e < minExpiry {
+		found = append(found, d.problem("signing.expiry", fmt.Errorf("%s: mail that waits in a queue for five days arrives with an expired signature", d.Signing.Expiry),
+			"use 6d or more, or leave it out"))
+	}
+	return found
+}
+
+// openStore opens the keystore of the configuration.
+func openStore(d *decoded) (*keystore.Dir, error) {
+	kind, path, ok := strings.Cut(d.Keystore.URL, ":")
+	if !ok || strings.HasPrefix(d.Keystore.URL, "/") || strings.HasPrefix(d.Keystore.URL, ".") {
+		kind, path = "dir", d.Keystore.URL
+	}
+	if kind != "dir" || path == "" {
+		return nil, problems{d.problem("keystore.url", fmt.Errorf("%q is no keystore", d.Keystore.URL), "write dir:PATH, or a bare path")}
+	}
+	store, err := keystore.OpenDir(path, keystore.DirOptions{
+		GroupReadable: d.Keystore.GroupReadable,
+		Describe:      dns.Describe,
+	})
+	if err != nil {
+		return nil, problems{d.problem("keystore.url", err, "make a keystore and a key in it with \"waxseal key new DOMAIN\"")}
+	}
+	return store, nil
+}
+
+// makeStore is openStore for commands that may begin a new keystore.
+func makeStore(d *decoded) (*keystore.Dir, error) {
+	if path, ok := strings.CutPrefix(d.Keystore.URL, "dir:"); ok || !strings.Contains(path, ":") {
+		if err := os.MkdirAll(path, 0o750); err != nil {
+			return nil, problems{d.problem("keystore.url", err, "")}
+		}
+	}
+	return openStore(d)
+}
+
+// namedListener is an open listener and its name in the log.
+type namedListener struct {
+	name string
+	net.Listener
+	address milter.Address
+}
+
+// openListeners opens the configured listeners, or none.
+func openListeners(d *decoded) (_ []namedListener, err error) {
+	var open []namedListener
+	defer func() {
+		if err != nil {
+			for _, l := range open {
+				l.Close()
+			}
+		}
+	}()
+	if err := checkListeners(d); err != nil {
+		return nil, err
+	}
+	for _, name := range sortedKeys(d.Listen) {
+		c := d.Listen[name]
+		o, err := socketOptions(c)
+		if err != nil {
+			return nil, problems{d.problem("listen."+name, err, "")}
+		}
+		l, err := milter.Listen(c.Address.Address, o)
+		if err != nil {
+			return nil, problems{d.problem("listen."+name+".address", err, "")}
+		}
+		open = append(open, namedListener{name, l, c.Address.Address})
+	}
+	return open, nil
+}
+
+// checkListeners finds what is wrong with the listeners without opening them.
+func checkListeners(d *decoded) error {
+	var found problems
+	seen := map[string]string{}
+	for _, name := range sortedKeys(d.Listen) {
+		c := d.Listen[name]
+		key := "listen." + name
+		if c.Address.Address.Address == "" {
+			found = append(found, d.problem(key, errors.New("no address"), `add address = "unix:/run/waxseal/milter.sock"`))
+			continue
+		}
+		if other, ok := seen[c.Address.Address.Address]; ok {
+			found = append(found, d.problem(key+".address", fmt.Errorf("is that of listen.%s, too", other), "remove one of them"))
+		}
+		seen[c.Address.Address.Address] = name
+		if c.Address.IsRemote() && !c.AllowRemote {
+			found = append(found, d.problem(key+".address",
+				fmt.Errorf("%s can be reached from other machines, and whoever can connect can have mail signed", c.Address),
+				"listen on a unix socket or 127.0.0.1; or add allow_remote = true if a firewall guards it"))
+		}
+		if _, err := socketOptions(c); err != nil {
+			found = append(found, d.problem(key, err, ""))
+		}
+	}
+	if len(found) > 0 {
+		return found
+	}
+	return nil
+}
+
+// socketOptions looks up the owner and group of a socket.
+func socketOptions(c ListenConfig) (milter.SocketOptions, error) {
+	o := milter.SocketOptions{Mode: os.FileMode(c.Mode), UID: -1, GID: -1}
+	if c.Owner != "" {
+		u, err := user.Lookup(c.Owner)
+		if err != nil {
+			return o, withHint(fmt.Errorf("owner: no user %q", c.Owner), "correct the name, or leave owner out")
+		}
+		o.UID, _ = strconv.Atoi(u.Uid)
+	}
+	group := c.Group
+	if group == "" && os.Getuid() == 0 {
+		if _, err := user.LookupGroup("postfix"); err == nil {
+			group = "postfix"
+		}
+	}
+	if group != "" {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return o, withHint(fmt.Errorf("group: no group %q", group), "correct the name, or leave group out")
+		}
+		o.GID, _ = strconv.Atoi(g.Gid)
+	}
+	return o, nil
+}
+
+func buildLog(w io.Writer, c LogConfig, level slog.Leveler) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// unjoin returns the errors that errors.Join has joined.
+func unjoin(err error) []error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, each := range many.Unwrap() {
+			all = append(all, unjoin(each)...)
+		}
+		return all
+	}
+	return []error{err}
+}
+
+// loadConfig reads the configuration and applies the common flags, which win
+// over the file.
+func (a *app) loadConfig() (*decoded, error) {
+	path, named := a.configFile, a.configFile != ""
+	if !named {
+		path = defaultConfigFile
+	}
+	d, err := readConfig(path, named)
+	if err != nil {
+		return nil, err
+	}
+	if a.keystore != "" {
+		d.Keystore.URL = a.keystore
+		delete(d.lines, "keystore.url")
+	}
+	return d, nil
+}
+
+// loadStore opens the keystore for the commands that only need that, with
+// openStore or makeStore.
+func (a *app) loadStore(open func(*decoded) (*keystore.Dir, error)) (*keystore.Dir, error) {
+	d, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	return open(d)
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"waxseal/keystore"
+	"waxseal/signer/libcrypto"
+)
+
+// finding is one problem as check prints it.
+type finding struct {
+	Severity string `json:"severity"` // error or warning
+	File     string `json:"file,omitempty"`
+	Line     int    `json:"line,omitempty"`
+	Problem  string `json:"problem"`
+	Remedy   string `json:"remedy,omitempty"`
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Find everything that is wrong with configuration and keystore",
+		Long: `Read the configuration and every key of the keystore, and print all problems
+with their place and remedy. The exit status is 1 when there is an error;
+warnings alone do not count.`,
+		Example: `  waxseal check
+  waxseal check --config waxseal.toml --keystore ./keys`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r := a.check(c.Context())
+			failed := false
+			for _, f := range r.Findings {
+				failed = failed || f.Severity == "error"
+			}
+			if a.json {
+				if err := a.printJSON(r); err != nil {
+					return err
+				}
+			} else {
+				a.printReport(r)
+			}
+			if failed {
+				return errFindings
+			}
+			return nil
+		},
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) printReport(r *report) {
+	for _, f := range r.Findings {
+		fmt.Fprintf(a.stdout, "%s: %s\n", f.Severity, f.Problem)
+		if f.Remedy != "" {
+			fmt.Fprintf(a.stdout, "  remedy: %s\n", f.Remedy)
+		}
+	}
+	if len(r.Findings) == 0 {
+		fmt.Fprintf(a.stdout, "ok: configuration and the keys of %d domains\n", r.Domains)
+	}
+	if r.RSA != "" {
+		fmt.Fprintln(a.stdout, r.RSA)
+	}
+}
+
+// report is all that check has found.
+type report struct {
+	Findings []finding `json:"findings"`
+	Domains  int       `json:"domains"`       // looked at
+	RSA      string    `json:"rsa,omitempty"` // what makes RSA signatures, and how fast
+}
+
+// check finds all problems.
+func (a *app) check(ctx context.Context) *report {
+	r := &report{}
+	r.Findings = []finding{}
+	add := func(severity string, err error) {
+		var many problems
+		if !errors.As(err, &many) {
+			r.Findings = append(r.Findings, newFinding(severity, err))
+			return
+		}
+		for _, p := range many {
+			r.Findings = append(r.Findings, newFinding(severity, p))
+		}
+	}
+	config, err := a.loadConfig()
+	if err != nil {
+		add("error", err)
+		if a.keystore == "" {
+			return r
+		}
+		// The keystore is known all the same.
+		if config, err = decodeConfig(defaultConfigFile, ""); err != nil {
+			return r
+		}
+		config.Keystore.URL = a.keystore
+	}
+	if _, err := buildSettings(config); err != nil {
+		add("error", err)
+	}
+	if err := checkListeners(config); err != nil {
+		add("error", err)
+	}
+	if w := warnings(config); len(w) > 0 {
+		add("warning", w)
+	}
+
+	engine, err := libcrypto.NewEngine(libcrypto.EngineOptions{Mode: libcrypto.Mode(config.Signing.RSA)})
+	if err != nil {
+		add("error", config.problem("signing.rsa", err, `use "auto", which takes Go's library where there is no other`))
+	} else {
+		r.RSA = engine.Describe()
+	}
+
+	store, err := openStore(config)
+	if err != nil {
+		add("error", err)
+		return r
+	}
+	for _, err := range store.CheckRoot(ctx) {
+		add("error", err)
+	}
+	failed, err := a.eachDomainOrAll(ctx, store, nil, func(domain string) error {
+		r.Domains++
+		for _, err := range store.Check(ctx, domain) {
+			add("error", err)
+		}
+		for _, w := range keyWarnings(ctx, store, domain) {
+			add("warning", w)
+		}
+		return nil
+	})
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		add("error", fmt.Errorf("keystore %s: %w", config.Keystore.URL, err))
+	}
+	if r.Domains == 0 && err == nil {
+		add("warning", withHint(fmt.Errorf("keystore %s: no domains, so nothing will be signed", config.Keystore.URL), "make a key with \"waxseal key new DOMAIN\""))
+	}
+	return r
+}
+
+func newFinding(severity string, err error) finding {
+	f := finding{Severity: severity, Problem: err.Error()}
+	var p *problem
+	if errors.As(err, &p) {
+		f.File, f.Line = p.file, p.line
+	}
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) {
+		f.Remedy = hint.Hint()
+	}
+	return f
+}
+
+// keyWarnings are doubts about keys that work.
+func keyWarnings(ctx context.Context, store keystore.Store, domain string) []error {
+	d, err := store.Domain(ctx, domain)
+	if err != nil {
+		return nil // Check has told it
+	}
+	var found []error
+	var active []keystore.Algorithm
+	rsa := false
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		if k.State != keystore.Active {
+			continue
+		}
+		active = append(active, k.Algorithm)
+		rsa = rsa || k.Algorithm != keystore.Ed25519
+		public, err := keystore.ParsePublic(k.Algorithm, k.Public)
+		if err != nil {
+			continue
+		}
+		for _, w := range keystore.Warnings(public) {
+			found = append(found, fmt.Errorf("key %s of %s: %s", k.Selector, domain, w))
+		}
+	}
+	switch {
+	case len(active) == 0:
+		found = append(found, withHint(fmt.Errorf("%s has no active key, so its mail leaves unsigned", domain), "see \"waxseal key list %s\"", domain))
+	case !rsa:
+		found = append(found, withHint(fmt.Errorf("%s signs with Ed25519 alone, which many receivers do not know", domain), "add an RSA key: waxseal key new %s", domain))
+	}
+	return found
+}

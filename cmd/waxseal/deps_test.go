@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rooms is the import table of the house: for each package the packages of ours
+// and the modules of others that it may import. Packages of tests alone may
+// import what they like; any other that is not listed fails the test.
+var rooms = map[string]struct{ ours, modules []string }{
+	"waxseal/cmd/waxseal": {
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns"},
+		modules: []string{
+			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
+			"github.com/emersion/go-msgauth", // verify
+		},
+	},
+	"waxseal/milter": {
+		ours:    []string{"waxseal/milter/policy", "waxseal/signer", "waxseal/keystore"},
+		modules: []string{"github.com/d--j/go-milter"},
+	},
+	"waxseal/milter/policy":    {modules: []string{"golang.org/x/net"}},
+	"waxseal/signer":           {},
+	"waxseal/signer/libcrypto": {modules: []string{"github.com/ebitengine/purego"}},
+	"waxseal/keystore": {modules: []string{
+		"github.com/BurntSushi/toml", "github.com/maypok86/otter/v2",
+		"github.com/fsnotify/fsnotify", // Dir's file watch
+	}},
+	"waxseal/keystore/dns":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/miekg/dns"}},
+	"waxseal/contrib/bench":      {modules: []string{"github.com/emersion/go-msgauth"}},
+	"waxseal/keystore/storetest": {ours: []string{"waxseal/keystore"}},
+}
+
+func TestImportsFollowTheTable(t *testing.T) {
+	type pkg struct {
+		ImportPath string
+		Standard   bool
+		GoFiles    []string
+		Imports    []string
+		Module     *struct{ Path string }
+	}
+	command := exec.Command("go", "list", "-deps", "-json=ImportPath,Standard,GoFiles,Imports,Module", "waxseal/...")
+	command.Stderr = os.Stderr
+	out, err := command.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	module := map[string]string{} // import path → module; "" for the standard library
+	var ours []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if p.Module != nil {
+			module[p.ImportPath] = p.Module.Path
+		}
+		if p.Module != nil && p.Module.Path == "waxseal" && len(p.GoFiles) > 0 {
+			ours = append(ours, p)
+		}
+	}
+	for _, p := range ours {
+		room, ok := rooms[p.ImportPath]
+		if !ok {
+			t.Errorf("%s is in no room: add it to the table, if it belongs there", p.ImportPath)
+			continue
+		}
+		for _, i := range p.Imports {
+			switch m := module[i]; {
+			case m == "":
+			case m == "waxseal":
+				if !slices.Contains(room.ours, i) {
+					t.Errorf("%s imports %s, which the table does not allow", p.ImportPath, i)
+				}
+			case !slices.Contains(room.modules, m):
+				t.Errorf("%s imports %s of module %s, which the table does not allow", p.ImportPath, i, m)
+			}
+		}
+	}
+	if len(ours) < 5 {
+		t.Errorf("only %d packages seen", len(ours))
+	}
+}

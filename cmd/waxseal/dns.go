@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"waxseal/keystore"
+	"waxseal/keystore/dns"
+)
+
+func (a *app) dnsCommand() *cobra.Command {
+	return group("dns", "Show the DNS records of keys", a.dnsShowCommand())
+}
+
+func (a *app) dnsShowCommand() *cobra.Command {
+	var format string
+	var o dns.RecordOptions
+	c := &cobra.Command{
+		Use:   "show DOMAIN [SELECTOR] | show DOMAIN...",
+		Short: "Print the records that must be in DNS",
+		Long: `Print the DNS records that the keys of a domain need: of all keys that are
+pending, active or retired, and the empty one of a revoked key. With - the domains
+are read from standard input, one a line.
+
+Formats: zone (a zone file, strings of at most 255 octets), line (name and value,
+for web forms), strings (the value as quoted strings on one line), tsv
+(name<TAB>value, as "waxseal verify --keys" reads it) and json.`,
+		Example: `  waxseal dns show example.com
+  waxseal dns show example.com 2026a --format line
+  waxseal dns show example.com --testing`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if a.json {
+				format = "json"
+			}
+			if !slices.Contains(dns.Formats, format) {
+				return fmt.Errorf("--format %q, want one of %s", format, strings.Join(dns.Formats, ", "))
+			}
+			store, err := a.loadStore(openStore)
+			if err != nil {
+				return err
+			}
+			selector := ""
+			if len(args) == 2 && args[1] != "-" {
+				// DOMAIN SELECTOR, unless the second is a domain of its own.
+				if _, err := store.Domain(c.Context(), strings.ToLower(args[1])); err != nil {
+					selector, args = strings.ToLower(args[1]), args[:1]
+				}
+			}
+			entries := []dns.Entry{}
+			failed, err := a.eachDomain(args, func(domain string) error {
+				d, err := store.Domain(c.Context(), domain)
+				if err != nil {
+					return err
+				}
+				found, err := domainEntries(d, selector, o)
+				entries = append(entries, found...)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if len(entries) > 0 || a.json {
+				if err := dns.Write(a.stdout, format, entries); err != nil {
+					return err
+				}
+			}
+			return failed
+		},
+		ValidArgsFunction: a.completeKeys,
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	c.Flags().StringVar(&format, "format", dns.Formats[0], strings.Join(dns.Formats, ", "))
+	c.Flags().BoolVar(&o.Testing, "testing", false, "add t=y: receivers may treat the mail as unsigned")
+	c.Flags().BoolVar(&o.StrictIdentity, "strict-identity", false, "add t=s: i= must not be of a subdomain")
+	c.Flags().StringSliceVar(&o.Service, "service", nil, "add s= with this service `type`: email")
+	c.Flags().StringSliceVar(&o.Hash, "hash", nil, "add h= with this `hash`: sha256")
+	c.Flags().StringVar(&o.Note, "note", "", "add n= with this `text`, which all the world can read")
+	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(dns.Formats, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// domainEntries returns the records of a domain's keys, or of one of them.
+func domainEntries(d *keystore.Domain, selector string, o dns.RecordOptions) ([]dns.Entry, error) {
+	var entries []dns.Entry
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		if selector != "" && k.Selector != selector || selector == "" && k.State == keystore.Removed {
+			continue
+		}
+		if k.State == keystore.Removed {
+			return nil, fmt.Errorf("key %s of %s is removed and needs no record", k.Selector, d.Name)
+		}
+		record, err := dns.NewRecord(k, o)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, dns.Entry{Domain: d.Name, Key: k, Record: record})
+	}
+	switch {
+	case len(entries) == 0 && selector != "":
+		return nil, withHint(fmt.Errorf("%s has no key %s", d.Name, selector), "list its keys with \"waxseal key list %s\"", d.Name)
+	case len(entries) == 0:
+		return nil, withHint(fmt.Errorf("%s has no key that needs a record", d.Name), "make one with \"waxseal key new %s\"", d.Name)
+	}
+	return entries, nil
+}

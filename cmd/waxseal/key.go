@@ -1,0 +1,653 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waxseal/keystore"
+	"waxseal/keystore/dns"
+	"waxseal/milter/policy"
+)
+
+func (a *app) keyCommand() *cobra.Command {
+	return group("key", "Make, list, activate, retire and remove keys",
+		a.keyNewCommand(),
+		a.keyListCommand(),
+		a.keyShowCommand(),
+		a.keyActivateCommand(),
+		a.keyRetireCommand(),
+		a.keyRemoveCommand(),
+		a.keyImportCommand(),
+		a.keyExportCommand(),
+	)
+}
+
+func (a *app) keyNewCommand() *cobra.Command {
+	var selector, algorithm, note string
+	c := &cobra.Command{
+		Use:   "new DOMAIN...",
+		Short: "Make a key, and print the DNS record to publish",
+		Long: `Make a key for each domain, and print its DNS record and what to do next. The
+key is pending: it signs once it is activated. With - the domains are read from
+standard input, one a line.
+
+Without --selector the key gets the next dated one: 2026a, 2026b, ... A selector
+is never used a second time for a domain.`,
+		Example: `  waxseal key new example.com
+  waxseal key new example.com --algorithm ed25519
+  waxseal key new example.com --selector mail --note "newsletter"
+  waxseal key new - < domains.txt`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			store, err := a.loadStore(makeStore)
+			if err != nil {
+				return err
+			}
+			var made []keyRow
+			failed, err := a.eachDomain(args, func(domain string) error {
+				k, err := a.newKey(c.Context(), store, domain, selector, keystore.Algorithm(algorithm), note)
+				if err != nil {
+					return err
+				}
+				made = append(made, newKeyRow(domain, k))
+				if !a.json {
+					a.printNewKey(domain, k)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if a.json {
+				if err := a.printJSON(made); err != nil {
+					return err
+				}
+			}
+			return failed
+		},
+		ValidArgsFunction: a.completeDomains,
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	c.Flags().StringVar(&selector, "selector", "", "`name` of the key (default: the next dated one)")
+	c.Flags().StringVar(&algorithm, "algorithm", string(keystore.RSA2048), "rsa-2048, rsa-3072, rsa-4096, rsa-1024 or ed25519")
+	c.Flags().StringVar(&note, "note", "", "`text` to keep with the key")
+	_ = c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions([]cobra.Completion{
+		string(keystore.RSA2048), string(keystore.RSA3072), string(keystore.RSA4096), string(keystore.RSA1024), string(keystore.Ed25519),
+	}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (a *app) newKey(ctx context.Context, store keystore.Store, domain, selector string, algorithm keystore.Algorithm, note string) (*keystore.Key, error) {
+	private, err := keystore.Generate(algorithm)
+	if err != nil {
+		return nil, err
+	}
+	return a.addKey(ctx, store, domain, selector, private, note)
+}
+
+// addKey puts a private key into the store as a pending key.
+func (a *app) addKey(ctx context.Context, store keystore.Store, domain, selector string, private crypto.Signer, note string) (*keystore.Key, error) {
+	public, algorithm, err := keystore.PublicBytes(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	selector = strings.ToLower(selector)
+	d, err := a.update(ctx, store, domain, func(d *keystore.Domain) error {
+		name := selector
+		if name == "" {
+			name = keystore.NextSelector(d, a.now())
+		}
+		return d.Add(keystore.Key{
+			Selector:  name,
+			Algorithm: algorithm,
+			Public:    public,
+			Note:      note,
+			Load:      func(context.Context) (crypto.Signer, error) { return private, nil },
+		}, a.now())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &d.Keys[len(d.Keys)-1], nil
+}
+
+// update applies a change to a domain, again if another process was quicker.
+// With --dry-run nothing is written.
+func (a *app) update(ctx context.Context, store keystore.Store, domain string, change func(*keystore.Domain) error) (*keystore.Domain, error) {
+	const tries = 10
+	for try := 1; ; try++ {
+		d, err := store.Domain(ctx, domain)
+		if errors.Is(err, keystore.ErrNotFound) {
+			d, err = &keystore.Domain{Name: domain}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := change(d); err != nil {
+			return nil, err
+		}
+		if a.dryRun {
+			return d, nil
+		}
+		err = store.Update(ctx, d)
+		if err == nil {
+			return d, nil
+		}
+		if !errors.Is(err, keystore.ErrConflict) || try == tries {
+			return nil, err
+		}
+	}
+}
+
+func (a *app) printNewKey(domain string, k *keystore.Key) {
+	if a.dryRun {
+		fmt.Fprintf(a.stdout, "; dry run, nothing was written\n")
+	}
+	fmt.Fprintf(a.stdout, "; %s key %s of %s, %s\n", k.Algorithm, k.Selector, domain, k.State)
+	if record, err := dns.NewRecord(k, dns.RecordOptions{}); err == nil { // a key just made has one
+		_ = dns.Write(a.stdout, "zone", []dns.Entry{{Domain: domain, Key: k, Record: record}})
+	}
+	flags := ""
+	if a.keystore != "" {
+		flags = " --keystore " + a.keystore
+	}
+	a.notice("hint: publish this record; \"waxseal dns show %s%s --format line\" has it for web forms", domain, flags)
+	a.notice("hint: when the world sees it: waxseal key activate %s %s%s --force --reason \"record seen in DNS\"", domain, k.Selector, flags)
+}
+
+func (a *app) keyListCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "list [DOMAIN]",
+		Short: "List the keys of all domains or of one",
+		Example: `  waxseal key list
+  waxseal key list example.com --json`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			store, err := a.loadStore(openStore)
+			if err != nil {
+				return err
+			}
+			rows := []keyRow{}
+			failed, err := a.eachDomainOrAll(c.Context(), store, args, func(domain string) error {
+				d, err := store.Domain(c.Context(), domain)
+				if err != nil {
+					return err
+				}
+				for i := range d.Keys {
+					rows = append(rows, newKeyRow(d.Name, &d.Keys[i]))
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if a.json {
+				if err := a.printJSON(rows); err != nil {
+					return err
+				}
+				return failed
+			}
+			if len(rows) == 0 && failed == nil {
+				a.notice("no keys yet")
+				a.notice("hint: make one with \"waxseal key new DOMAIN\"")
+			}
+			table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			if len(rows) > 0 {
+				fmt.Fprintln(table, "DOMAIN\tSELECTOR\tALGORITHM\tSTATE\tSINCE\tNOTE")
+			}
+			for _, r := range rows {
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Domain, r.Selector, r.Algorithm, r.State, r.since().Format(time.DateOnly), r.Note)
+			}
+			if err := table.Flush(); err != nil {
+				return err
+			}
+			return failed
+		},
+		ValidArgsFunction: a.completeDomains,
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) keyShowCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "show DOMAIN SELECTOR",
+		Short:   "Show one key: state, times, record",
+		Example: `  waxseal key show example.com 2026a`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			domain, k, err := a.findKey(c.Context(), args)
+			if err != nil {
+				return err
+			}
+			row := newKeyRow(domain, k)
+			if a.json {
+				return a.printJSON(row)
+			}
+			table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			fmt.Fprintf(table, "name\t%s\n", dns.Name(k.Selector, domain))
+			fmt.Fprintf(table, "algorithm\t%s\n", k.Algorithm)
+			fmt.Fprintf(table, "state\t%s\n", k.State)
+			for _, t := range []struct {
+				word string
+				at   *time.Time
+			}{{"created", row.Created}, {"activated", row.Activated}, {"retired", row.Retired}, {"revoked", row.Revoked}, {"removed", row.Removed}} {
+				if t.at != nil {
+					fmt.Fprintf(table, "%s\t%s\n", t.word, t.at.Format(time.RFC3339))
+				}
+			}
+			if k.Note != "" {
+				fmt.Fprintf(table, "note\t%s\n", k.Note)
+			}
+			if k.Reason != "" {
+				fmt.Fprintf(table, "reason\t%s\n", k.Reason)
+			}
+			if row.Record != "" {
+				fmt.Fprintf(table, "record\t%s\n", row.Record)
+			}
+			return table.Flush()
+		},
+		ValidArgsFunction: a.completeKeys,
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	return c
+}
+
+// stepFlags are those of commands that change a key's state.
+func (a *app) stepFlags(c *cobra.Command, step *keystore.Step, force string) {
+	a.storeFlags(c)
+	a.dryRunFlag(c)
+	c.Flags().BoolVar(&step.Force, "force", false, force)
+	c.Flags().StringVar(&step.Reason, "reason", "", "`text` to keep with the key; needed with --force")
+	c.ValidArgsFunction = a.completeKeys
+}
+
+// changeKey takes one step with one key.
+func (a *app) changeKey(ctx context.Context, args []string, change func(d *keystore.Domain, selector string) error) (*keystore.Domain, *keystore.Key, error) {
+	domain, selector, err := keyArguments(args)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := a.loadStore(openStore)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := a.update(ctx, store, domain, func(d *keystore.Domain) error { return change(d, selector) })
+	if err != nil {
+		return nil, nil, err
+	}
+	k := d.Key(selector)
+	if a.dryRun {
+		a.notice("dry run, nothing was written")
+	}
+	fmt.Fprintf(a.stdout, "%s %s\n", dns.Name(k.Selector, d.Name), k.State)
+	return d, k, nil
+}
+
+func (a *app) keyActivateCommand() *cobra.Command {
+	var step keystore.Step
+	c := &cobra.Command{
+		Use:   "activate DOMAIN SELECTOR --force --reason TEXT",
+		Short: "Let a pending key sign",
+		Long: `Let a pending key sign. Its record must be visible in DNS by then: a signature
+with a key that the world cannot see is worse than none. Whether it is cannot be
+checked by this version, so the step must be forced, with a reason that is kept.`,
+		Example: `  waxseal key activate example.com 2026a --force --reason "record seen in DNS"`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			if !step.Force {
+				return withHint(errors.New("cannot check yet whether DNS shows the record"),
+					"look yourself: dig +short TXT %s, then use --force --reason TEXT", dns.Name(args[1], args[0]))
+			}
+			step.Now = a.now()
+			_, _, err := a.changeKey(c.Context(), args, func(d *keystore.Domain, selector string) error {
+				return d.Activate(selector, step)
+			})
+			return err
+		},
+	}
+	a.stepFlags(c, &step, "activate without a check of DNS")
+	return c
+}
+
+func (a *app) keyRetireCommand() *cobra.Command {
+	var step keystore.Step
+	c := &cobra.Command{
+		Use:   "retire DOMAIN SELECTOR",
+		Short: "Stop a key from signing; its record must stay",
+		Long: fmt.Sprintf(`Stop a key from signing. Its record must stay in DNS for mail that is still
+under way, %d days. The last active key of a domain retires only when forced,
+as mail would leave unsigned.`, keystore.Grace/(24*time.Hour)),
+		Example: `  waxseal key retire example.com 2026a`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			step.Now = a.now()
+			_, k, err := a.changeKey(c.Context(), args, func(d *keystore.Domain, selector string) error {
+				return d.Retire(selector, step)
+			})
+			if err == nil {
+				a.notice("hint: keep its record in DNS until %s", k.Retired.Add(keystore.Grace).Format(time.RFC3339))
+			}
+			return err
+		},
+	}
+	a.stepFlags(c, &step, "retire even the last active key")
+	return c
+}
+
+func (a *app) keyRemoveCommand() *cobra.Command {
+	var step keystore.Step
+	c := &cobra.Command{
+		Use:   "remove DOMAIN SELECTOR",
+		Short: "Destroy a key for good",
+		Long: fmt.Sprintf(`Destroy the private half of a key for good. A pending key may go at once, a
+retired one after %d days, any other only when forced. The selector stays on
+record, so that it is not used again.`, keystore.Grace/(24*time.Hour)),
+		Example: `  waxseal key remove example.com 2025b`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			step.Now = a.now()
+			_, k, err := a.changeKey(c.Context(), args, func(d *keystore.Domain, selector string) error {
+				return d.Remove(selector, step)
+			})
+			if err == nil {
+				a.notice("hint: the record %s may be deleted from DNS now", dns.Name(k.Selector, args[0]))
+			}
+			return err
+		},
+	}
+	a.stepFlags(c, &step, "remove a key that mail under way may need")
+	return c
+}
+
+func (a *app) keyImportCommand() *cobra.Command {
+	var note string
+	c := &cobra.Command{
+		Use:   "import DOMAIN SELECTOR FILE",
+		Short: "Take an existing private key into the keystore",
+		Long: `Take an existing private key into the keystore as a pending key. FILE is PEM:
+PKCS#1 or PKCS#8 for RSA, PKCS#8 for Ed25519; - is standard input. FILE itself
+stays as it is.`,
+		Example: `  waxseal key import example.com mail /etc/opendkim/keys/mail.private`,
+		Args:    cobra.ExactArgs(3),
+		RunE: func(c *cobra.Command, args []string) error {
+			domain, selector, err := keyArguments(args)
+			if err != nil {
+				return err
+			}
+			text, err := readFile(args[2], a.stdin)
+			if err != nil {
+				return err
+			}
+			private, err := keystore.ParsePrivateKey(text)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[2], err)
+			}
+			store, err := a.loadStore(makeStore)
+			if err != nil {
+				return err
+			}
+			k, err := a.addKey(c.Context(), store, domain, selector, private, note)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(newKeyRow(domain, k))
+			}
+			a.printNewKey(domain, k)
+			return nil
+		},
+		ValidArgsFunction: func(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) == 2 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return a.completeDomains(c, args, toComplete)
+		},
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	c.Flags().StringVar(&note, "note", "", "`text` to keep with the key")
+	return c
+}
+
+func (a *app) keyExportCommand() *cobra.Command {
+	var public bool
+	c := &cobra.Command{
+		Use:   "export DOMAIN SELECTOR",
+		Short: "Print a key as PEM",
+		Long: `Print a private key as PKCS#8 PEM, or with --public its public half as
+SubjectPublicKeyInfo PEM.`,
+		Example: `  waxseal key export example.com 2026a > key.pem
+  waxseal key export example.com 2026a --public`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			domain, k, err := a.findKey(c.Context(), args)
+			if err != nil {
+				return err
+			}
+			var text []byte
+			if public {
+				key, err := keystore.ParsePublic(k.Algorithm, k.Public)
+				if err != nil {
+					return err
+				}
+				der, err := x509.MarshalPKIXPublicKey(key)
+				if err != nil {
+					return err
+				}
+				text = pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+			} else {
+				if k.Load == nil {
+					return fmt.Errorf("key %s of %s is %s, its private half is gone", k.Selector, domain, k.State)
+				}
+				private, err := k.Load(c.Context())
+				if err != nil {
+					return err
+				}
+				if text, err = keystore.MarshalPrivateKey(private); err != nil {
+					return err
+				}
+			}
+			_, err = a.stdout.Write(text)
+			return err
+		},
+		ValidArgsFunction: a.completeKeys,
+	}
+	a.storeFlags(c)
+	c.Flags().BoolVar(&public, "public", false, "print the public half")
+	return c
+}
+
+// keyRow is a key as it is listed and printed as JSON.
+type keyRow struct {
+	Domain    string             `json:"domain"`
+	Selector  string             `json:"selector"`
+	Algorithm keystore.Algorithm `json:"algorithm"`
+	State     keystore.State     `json:"state"`
+	Created   *time.Time         `json:"created,omitempty"`
+	Activated *time.Time         `json:"activated,omitempty"`
+	Retired   *time.Time         `json:"retired,omitempty"`
+	Revoked   *time.Time         `json:"revoked,omitempty"`
+	Removed   *time.Time         `json:"removed,omitempty"`
+	Note      string             `json:"note,omitempty"`
+	Reason    string             `json:"reason,omitempty"`
+	Name      string             `json:"name"`
+	Record    string             `json:"record,omitempty"`
+}
+
+func newKeyRow(domain string, k *keystore.Key) keyRow {
+	at := func(t time.Time) *time.Time {
+		if t.IsZero() {
+			return nil
+		}
+		return &t
+	}
+	r := keyRow{
+		Domain: domain, Selector: k.Selector, Algorithm: k.Algorithm, State: k.State,
+		Created: at(k.Created), Activated: at(k.Activated), Retired: at(k.Retired), Revoked: at(k.Revoked), Removed: at(k.Removed),
+		Note: k.Note, Reason: k.Reason, Name: dns.Name(k.Selector, domain),
+	}
+	if k.State != keystore.Removed {
+		if record, err := dns.NewRecord(k, dns.RecordOptions{}); err == nil {
+			r.Record = record.String()
+		}
+	}
+	return r
+}
+
+// since is when the key came into its present state.
+func (r keyRow) since() time.Time {
+	for _, t := range []*time.Time{r.Removed, r.Revoked, r.Retired, r.Activated, r.Created} {
+		if t != nil {
+			return *t
+		}
+	}
+	return time.Time{}
+}
+
+// findKey reads the key that the arguments DOMAIN SELECTOR name.
+func (a *app) findKey(ctx context.Context, args []string) (string, *keystore.Key, error) {
+	domain, selector, err := keyArguments(args)
+	if err != nil {
+		return "", nil, err
+	}
+	store, err := a.loadStore(openStore)
+	if err != nil {
+		return "", nil, err
+	}
+	d, err := store.Domain(ctx, domain)
+	if err != nil {
+		return "", nil, err
+	}
+	k := d.Key(selector)
+	if k == nil {
+		return "", nil, withHint(fmt.Errorf("%s has no key %s", domain, selector), "list its keys with \"waxseal key list %s\"", domain)
+	}
+	return domain, k, nil
+}
+
+// keyArguments reads DOMAIN SELECTOR.
+func keyArguments(args []string) (domain, selector string, err error) {
+	if domain, err = policy.Domain(args[0]); err != nil {
+		return "", "", err
+	}
+	selector = strings.ToLower(args[1])
+	return domain, selector, keystore.ValidSelector(selector)
+}
+
+// eachDomain calls f for each domain of the arguments, where "-" is a list on
+// standard input. Trouble with one does not stop the others: it is reported at
+// once, and failed is errFindings.
+func (a *app) eachDomain(args []string, f func(domain string) error) (failed, err error) {
+	for _, arg := range args {
+		names := []string{arg}
+		if arg == "-" {
+			names = nil
+			lines := bufio.NewScanner(a.stdin)
+			for lines.Scan() {
+				if line := strings.TrimSpace(lines.Text()); line != "" && line[0] != '#' {
+					names = append(names, line)
+				}
+			}
+			if err := lines.Err(); err != nil {
+				return failed, fmt.Errorf("list of domains on standard input: %w", err)
+			}
+		}
+		for _, name := range names {
+			domain, err := policy.Domain(name)
+			if err == nil {
+				err = f(domain)
+			}
+			if err != nil {
+				a.report(err)
+				failed = errFindings
+			}
+		}
+	}
+	return failed, nil
+}
+
+// eachDomainOrAll is eachDomain, or without arguments f for every domain of
+// the store.
+func (a *app) eachDomainOrAll(ctx context.Context, store keystore.Store, args []string, f func(domain string) error) (failed, err error) {
+	if len(args) > 0 {
+		return a.eachDomain(args, f)
+	}
+	const page = 1000
+	for after := ""; ; {
+		names, err := store.List(ctx, after, page)
+		if err != nil {
+			return failed, err
+		}
+		for _, name := range names {
+			if err := f(name); err != nil {
+				a.report(err)
+				failed = errFindings
+			}
+			after = name
+		}
+		if len(names) < page {
+			return failed, nil
+		}
+	}
+}
+
+func (a *app) dryRunFlag(c *cobra.Command) {
+	c.Flags().BoolVarP(&a.dryRun, "dry-run", "n", false, "say what would be done, and change nothing")
+}
+
+// completeDomains completes DOMAIN arguments from the keystore.
+func (a *app) completeDomains(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	const most = 200
+	var found []cobra.Completion
+	if store, err := a.loadStore(openStore); err == nil && len(args) == 0 {
+		names, _ := store.List(c.Context(), toComplete, most)
+		for _, name := range names {
+			if strings.HasPrefix(name, toComplete) {
+				found = append(found, name)
+			}
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeKeys completes DOMAIN SELECTOR from the keystore.
+func (a *app) completeKeys(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) != 1 {
+		return a.completeDomains(c, args, toComplete)
+	}
+	var found []cobra.Completion
+	if store, err := a.loadStore(openStore); err == nil {
+		if d, err := store.Domain(c.Context(), args[0]); err == nil {
+			for _, k := range d.Keys {
+				found = append(found, cobra.CompletionWithDesc(k.Selector, string(k.State)))
+			}
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// readFile reads a file, or standard input for "-".
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(stdin, 1<<20))
+	}
+	return os.ReadFile(name)
+}

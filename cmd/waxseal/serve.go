@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"waxseal/milter"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var listen []string
+	var dev string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the milter in the foreground",
+		Long: `Run the milter in the foreground, logging to standard error. SIGHUP reads the
+configuration again; SIGTERM and SIGINT stop taking mail, finish the messages
+under way and exit.
+
+Addresses are unix:PATH, inet:HOST:PORT and inet6:[HOST]:PORT, also in
+Sendmail's spelling local:PATH and inet:PORT@HOST. Flags win over the file.
+
+With --dev it needs no set-up: it makes keys for the domain in ./waxseal-dev,
+prints their DNS records and how to wire the mail server, and listens on
+inet:127.0.0.1:8891.`,
+		Example: `  waxseal serve
+  waxseal serve --keystore /var/lib/waxseal/keys --listen unix:/run/waxseal/milter.sock
+  waxseal serve --dev example.com`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			// A service manager may ask for a stop before we are ready. Each
+			// kind has its own channel, so that none crowds out the other.
+			stop, reload := make(chan os.Signal, 1), make(chan os.Signal, 1)
+			signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(stop)
+			defer signal.Stop(reload)
+			return a.serve(c.Context(), listen, dev, stop, reload)
+		},
+	}
+	a.storeFlags(c)
+	c.Flags().StringArrayVar(&listen, "listen", nil, "listen at this `address` instead of the configured ones; may be repeated")
+	c.Flags().StringVar(&dev, "dev", "", "run for this `domain` without any set-up")
+	return c
+}
+
+// serveConfig reads the configuration as the flags of serve change it.
+func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
+	if dev != "" {
+		if a.keystore == "" {
+			a.keystore = "dir:" + devKeystore
+		}
+		if len(listen) == 0 {
+			listen = []string{devAddress}
+		}
+	}
+	var d *decoded
+	var err error
+	if dev != "" && a.configFile == "" {
+		d, err = decodeConfig(defaultConfigFile, "") // the machine's own set-up is not for trying things
+		if err == nil {
+			d.Keystore.URL = a.keystore
+		}
+	} else {
+		d, err = a.loadConfig()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(listen) > 0 {
+		d.Listen = map[string]ListenConfig{}
+		for i, given := range listen {
+			c := defaultListen()
+			if err := c.Address.set(given); err != nil {
+				return nil, fmt.Errorf("--listen: %w", err)
+			}
+			name := "milter"
+			if i > 0 {
+				name = fmt.Sprintf("milter%d", i+1)
+			}
+			d.Listen[name] = c
+			delete(d.lines, "listen."+name+".address")
+		}
+	}
+	return d, nil
+}
+
+// serve runs the daemon until a signal or the context ends it.
+func (a *app) serve(ctx context.Context, listen []string, dev string, stop, reload <-chan os.Signal) error {
+	config, err := a.serveConfig(listen, dev)
+	if err != nil {
+		return err
+	}
+	if dev != "" {
+		if err := a.prepareDev(ctx, config, dev); err != nil {
+			return err
+		}
+	}
+	level := new(slog.LevelVar)
+	level.Set(slog.Level(config.Log.Level))
+	log := buildLog(a.stderr, config.Log, level)
+	for _, w := range warnings(config) {
+		log.Warn("configuration", "err", w, "hint", w.remedy)
+	}
+	current, err := build(config, a.now, func(what string, err error) { log.Warn(what, "err", err) })
+	if err != nil {
+		return err
+	}
+	defer func() { current.close() }()
+	listeners, err := a.listeners(config)
+	if err != nil {
+		return err
+	}
+
+	server := milter.New(current.settings, milter.Options{
+		Log:           log,
+		Connections:   config.Limits.Connections,
+		IdleTimeout:   time.Duration(config.Limits.IdleTimeout),
+		PacketTimeout: time.Duration(config.Limits.PacketTimeout),
+		Now:           a.now,
+	})
+	// The heap is a few megabytes, so letting it grow to five times what is in
+	// use costs little memory and saves most of the collector's work.
+	debug.SetGCPercent(400)
+
+	ended := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { ended <- server.Serve(l.name, l.Listener) }()
+		log.Info("listening", "listener", l.name, "address", l.address.Postfix())
+	}
+	log.Info("started", "version", version(), "keystore", config.Keystore.URL, "rsa", current.engine.Describe())
+	notify(log, daemon.SdNotifyReady)
+
+	for {
+		select {
+		case <-reload:
+			if next := a.reload(config, listen, dev, log, server, current); next != nil {
+				config = next
+				level.Set(slog.Level(config.Log.Level))
+			}
+			continue
+		case s := <-stop:
+			log.Info("stopping", "signal", s.String())
+		case <-ctx.Done():
+			log.Info("stopping")
+		case err = <-ended:
+			log.Error("listener ended", "err", err)
+		}
+		break
+	}
+	notify(log, daemon.SdNotifyStopping)
+	wait, cancel := context.WithTimeout(context.Background(), time.Duration(config.Limits.StopTimeout))
+	defer cancel()
+	if late := server.Shutdown(wait); late != nil {
+		log.Warn("messages under way did not finish in time, their connections were closed", "stop_timeout", config.Limits.StopTimeout.String())
+	}
+	stats := server.Stats()
+	log.Info("stopped", "signed", stats.Signed.Load(), "unsigned", stats.Unsigned.Load(), "not_ours", stats.NotOurs.Load(),
+		"tempfailed", stats.Tempfailed.Load(), "rejected", stats.Rejected.Load(), "malformed", stats.Malformed.Load(), "panics", stats.Panics.Load())
+	return err
+}
+
+// reload puts a changed configuration in force. A broken one leaves the old one
+// in service. It returns the configuration now in force, nil if that did not
+// change.
+func (a *app) reload(old *decoded, listen []string, dev string, log *slog.Logger, server *milter.Server, current *live) *decoded {
+	config, err := a.serveConfig(listen, dev)
+	var settings *milter.Settings
+	if err == nil {
+		settings, err = buildSettings(config)
+	}
+	if err == nil {
+		err = checkListeners(config)
+	}
+	if err != nil {
+		log.Error("reload: the new configuration is broken, the old one stays in force", "err", err)
+		return nil
+	}
+	for _, w := range warnings(config) {
+		log.Warn("configuration", "err", w, "hint", w.remedy)
+	}
+	for _, setting := range needsRestart(&old.Config, &config.Config) {
+		log.Warn("reload: this change needs a restart", "setting", setting)
+	}
+	settings.Keys = current.cache
+	current.settings = settings
+	server.Use(settings)
+	current.cache.InvalidateAll()
+	log.Info("reloaded", "config", config.file)
+	return config
+}
+
+// needsRestart names the settings that differ and are not taken by a reload.
+func needsRestart(old, new *Config) []string {
+	var names []string
+	add := func(name string, changed bool) {
+		if changed {
+			names = append(names, name)
+		}
+	}
+	add("keystore", old.Keystore != new.Keystore)
+	add("limits.connections", old.Limits.Connections != new.Limits.Connections)
+	add("limits.idle_timeout", old.Limits.IdleTimeout != new.Limits.IdleTimeout)
+	add("limits.packet_timeout", old.Limits.PacketTimeout != new.Limits.PacketTimeout)
+	add("signing.rsa", old.Signing.RSA != new.Signing.RSA)
+	add("log.format", old.Log.Format != new.Log.Format)
+	changed := len(old.Listen) != len(new.Listen)
+	for name, c := range new.Listen {
+		changed = changed || old.Listen[name] != c
+	}
+	add("listen", changed)
+	return names
+}
+
+// listeners opens the configured sockets and takes those that systemd hands
+// over. With the latter, none need be configured.
+func (a *app) listeners(config *decoded) ([]namedListener, error) {
+	handed, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("sockets from systemd: %w", err)
+	}
+	wanted := *config
+	wanted.Listen = maps.Clone(config.Listen)
+	var all []namedListener
+	for name, listeners := range handed {
+		for i, l := range listeners {
+			if l == nil {
+				return nil, fmt.Errorf("socket %s from systemd is no stream socket", name)
+			}
+			n := name
+			if i > 0 {
+				n = fmt.Sprintf("%s.%d", name, i+1)
+			}
+			address := addressOf(l)
+			all = append(all, namedListener{n, l, address})
+			maps.DeleteFunc(wanted.Listen, func(configured string, c ListenConfig) bool {
+				return configured == n || c.Address.Address == address
+			})
+		}
+	}
+	if len(all) == 0 && len(wanted.Listen) == 0 {
+		c := defaultListen()
+		if err := c.Address.set(defaultSocket); err != nil {
+			return nil, err
+		}
+		wanted.Listen = map[string]ListenConfig{"milter": c}
+	}
+	opened, err := openListeners(&wanted)
+	if err != nil {
+		return nil, err
+	}
+	return append(all, opened...), nil
+}
+
+// addressOf tells where a socket from systemd listens.
+func addressOf(l net.Listener) milter.Address {
+	network := l.Addr().Network()
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+		network = "tcp6"
+		if tcp.IP.To4() != nil {
+			network = "tcp4"
+		}
+	}
+	return milter.Address{Network: network, Address: l.Addr().String()}
+}
+
+// notify tells systemd our state, when it wants to know.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Warn("telling systemd", "state", state, "err", err)
+	}
+}

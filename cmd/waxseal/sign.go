@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"waxseal/milter"
+	"waxseal/milter/policy"
+	"waxseal/signer"
+)
+
+func (a *app) signCommand() *cobra.Command {
+	var domain, selector, login, client, mta string
+	c := &cobra.Command{
+		Use:   "sign",
+		Short: "Sign a message as the daemon would",
+		Long: `Sign the message on standard input and print it with its signatures on top. The
+message takes the same way as in the daemon: the same rules, keys and settings.
+Without --login and --client it counts as submitted on this machine.
+
+When the message is not signed, nothing is printed but the reason, and the exit
+status is 1.`,
+		Example: `  waxseal sign < message.eml > signed.eml
+  waxseal sign --login ann@example.com --client 203.0.113.9 < message.eml`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			connection := policy.Connection{Local: true, MTA: mta}
+			if client != "" || login != "" {
+				connection.Local = false
+			}
+			if client != "" {
+				ip, err := netip.ParseAddr(client)
+				if err != nil {
+					return withHint(fmt.Errorf("--client %q is no IP address", client), "write it like 203.0.113.9 or 2001:db8::1")
+				}
+				connection.Client = ip.Unmap()
+			}
+			return a.sign(c.Context(), connection, login, domain, selector)
+		},
+	}
+	a.storeFlags(c)
+	c.Flags().StringVar(&domain, "domain", "", "sign as this `domain` instead of the author's")
+	c.Flags().StringVar(&selector, "selector", "", "sign with this active `selector` only")
+	c.Flags().StringVar(&login, "login", "", "the SASL `login` of the client")
+	c.Flags().StringVar(&client, "client", "", "the IP `address` of the client")
+	c.Flags().StringVar(&mta, "mta", "", "the mail `server` that will send the message on, as its macro v names it; all but Postfix count as Sendmail")
+	return c
+}
+
+func (a *app) sign(ctx context.Context, connection policy.Connection, login, domain, selector string) error {
+	config, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	live, err := build(config, a.now, func(what string, err error) { a.notice("%s: %v", what, err) })
+	if err != nil {
+		return err
+	}
+	defer live.close()
+	settings := *live.settings
+	if domain != "" {
+		if settings.Domain, err = policy.Domain(domain); err != nil {
+			return err
+		}
+	}
+	settings.Selector = strings.ToLower(selector)
+
+	raw, message, err := readMessage(a.stdin)
+	if err != nil {
+		return err
+	}
+	result := signMessage(ctx, &settings, connection, login, message, a.now)
+	if !result.Signed {
+		return fmt.Errorf("not signed: %s", result.Reason)
+	}
+	for _, broken := range result.Broken {
+		a.notice("%v", broken)
+	}
+	lineEnd := "\n"
+	if i := bytes.IndexByte(raw, '\n'); i > 0 && raw[i-1] == '\r' {
+		lineEnd = "\r\n"
+	}
+	for _, f := range result.Fields {
+		text := f.Name + ":" + f.Value + "\n"
+		if _, err := a.stdout.Write([]byte(strings.ReplaceAll(text, "\n", lineEnd))); err != nil {
+			return err
+		}
+	}
+	_, err = a.stdout.Write(raw)
+	return err
+}
+
+// signMessage takes a whole message through a transaction.
+func signMessage(ctx context.Context, settings *milter.Settings, connection policy.Connection, login string, m *rawMessage, now clock) *milter.Result {
+	tx, result := settings.Begin(connection, login, "", signer.New(signer.Options{}))
+	if result != nil {
+		return result
+	}
+	defer tx.Abort()
+	for _, f := range m.fields {
+		tx.Field(f.name, f.value)
+	}
+	if result := tx.EndOfHeader(ctx); result != nil {
+		return result
+	}
+	if _, err := tx.Write(m.body); err != nil {
+		return &milter.Result{Reason: err.Error()}
+	}
+	return tx.End(ctx, now())
+}
