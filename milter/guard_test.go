@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"strings"
@@ -285,7 +286,7 @@ func FuzzServer(f *testing.F) {
 		appendPacket(nil, 'Q', nil))
 	f.Add(whole)
 	f.Add(whole[:len(whole)-11])
-	server := New(testSettings(f, nil), Options{})
+	server := New(testSettings(f, nil), Options{Log: slog.New(slog.DiscardHandler)})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		panics := server.stats.Panics.Load()
 		s := &session{server: server, listener: "fuzz", guard: newGuard(&streamConn{data: stream, piece: 1 << 16}, time.Hour, time.Hour)}

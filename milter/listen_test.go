@@ -91,16 +91,20 @@ func TestUnixSockets(t *testing.T) {
 	if _, err := Listen(a, o); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("a live socket was replaced: %v", err)
 	}
-	go func() {
+	accepted := make(chan struct{})
+	go func(l net.Listener) {
+		defer close(accepted)
 		if c, err := l.Accept(); err == nil {
 			c.Close()
 		}
-	}()
+	}(l)
 	if c, err := net.Dial("unix", path); err != nil {
 		t.Errorf("the socket does not answer: %v", err)
 	} else {
 		c.Close()
 	}
+
+	<-accepted
 
 	// A stale one, as a crash leaves it.
 	l.(*unixListener).UnixListener.Close()
