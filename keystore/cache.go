@@ -107,10 +107,11 @@ type CacheOptions struct {
 // before. It loads a domain when it is first asked for, one load at a time for
 // each domain; it remembers also which domains do not exist.
 //
-// Entries in use are refreshed in the background, and at once after the store
-// reported a change. While the store does not answer, the last good entry
-// keeps signing; Age tells for how long. A key whose row did not change is not
-// loaded again, so a damaged key file does not stop a key that works.
+// Entries in use are refreshed in the background; after the store reported a
+// change the next lookup waits for the new state. While the store does not
+// answer, the last good entry keeps signing; Age tells for how long. A key
+// whose row did not change is not loaded again, so a damaged key file does not
+// stop a key that works.
 //
 // A Cache may be used by many goroutines.
 type Cache struct {

@@ -273,7 +273,7 @@ func readError(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		e.Problem = fmt.Sprintf("not readable by user id %d", os.Geteuid())
 		e.Repair = fmt.Sprintf("run as the user who owns the key store, or: chown --reference=%s %s",
-			filepath.Dir(filepath.Dir(path)), path)
+			shellWord(filepath.Dir(filepath.Dir(path))), shellWord(path))
 	}
 	return e
 }

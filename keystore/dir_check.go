@@ -39,7 +39,7 @@ func (d *Dir) Check(ctx context.Context, domain string) []error {
 		return append(errs, err)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		errs = append(errs, &PermissionError{Path: path, Repair: "chmod 644 " + path,
+		errs = append(errs, &PermissionError{Path: path, Repair: "chmod 644 " + shellWord(path),
 			Rule: fmt.Sprintf("domain file is writable by others (mode %04o)", mode)})
 	}
 	dom, rowErrs := decodeDomain(path, domain, data)
@@ -68,7 +68,7 @@ func (d *Dir) checkDomainDir(dir string) []error {
 		return []error{err}
 	}
 	if mode := info.Mode().Perm(); mode&0o002 != 0 { // sticky, so that checkDirectory let it pass
-		return []error{&PermissionError{Path: dir, Repair: "chmod 750 " + dir,
+		return []error{&PermissionError{Path: dir, Repair: "chmod 750 " + shellWord(dir),
 			Rule: fmt.Sprintf("domain directory is writable by everyone (mode %04o)", mode)}}
 	}
 	return nil
@@ -108,8 +108,11 @@ func checkStray(dir string, dom *Domain, entries []fs.DirEntry) []error {
 			errs = append(errs, &FileError{Path: path, Problem: "left by a change that did not finish, and may hold a private key",
 				Repair: "it goes with the next change of the domain; or delete it"})
 		case isKey && dom.Key(selector) == nil:
-			errs = append(errs, &FileError{Path: path, Problem: "private key without a row in " + tomlName,
-				Repair: fmt.Sprintf("keep it with: waxseal key import %s %s %s; or delete it", dom.Name, selector, path)})
+			repair := "delete it"
+			if ValidSelector(selector) == nil {
+				repair = fmt.Sprintf("keep it with: waxseal key import %s %s %s; or delete it", dom.Name, selector, shellWord(path))
+			}
+			errs = append(errs, &FileError{Path: path, Problem: "private key without a row in " + tomlName, Repair: repair})
 		}
 	}
 	return errs

@@ -36,6 +36,7 @@ func TestCheckFindsEveryProblemAtOnce(t *testing.T) {
 	write(t, path("gone.pem"), other, 0o600)                          // should be gone
 	write(t, path("stray.pem"), other, 0o600)                         // no row
 	write(t, path(".tmp-XYZ"), other, 0o600)                          // left by a crash
+	write(t, path("x; y.pem"), other, 0o600)                          // no row, and no selector
 	os.Chmod(path("domain.toml"), 0o666)                              // anyone may write
 	os.Remove(path("e.pem"))                                          // e's file is a
 	if err := os.Symlink(path("nosuch"), path("e.pem")); err != nil { // link to nowhere
@@ -49,6 +50,7 @@ func TestCheckFindsEveryProblemAtOnce(t *testing.T) {
 		path("e.pem"):       "missing",
 		path("gone.pem"):    "removed key",
 		path("stray.pem"):   "waxseal key import example.com stray",
+		path("x; y.pem"):    "without a row in domain.toml; delete it",
 		path(".tmp-XYZ"):    "did not finish",
 		path("domain.toml"): "writable by others",
 	}

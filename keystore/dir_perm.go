@@ -65,7 +65,7 @@ func (d *Dir) checkKeyFile(path string, info fs.FileInfo) error {
 		return &PermissionError{
 			Path:   path,
 			Rule:   fmt.Sprintf("private key is open to %s (mode %04o)", openTo(mode&bad), mode),
-			Repair: repair + path,
+			Repair: repair + shellWord(path),
 		}
 	}
 	owner, _ := ownerOf(info)
@@ -80,7 +80,7 @@ func (d *Dir) checkKeyFile(path string, info fs.FileInfo) error {
 	return &PermissionError{
 		Path:   path,
 		Rule:   fmt.Sprintf("private key is owned by user id %d, want %d, root or the owner of the key store", owner, os.Geteuid()),
-		Repair: fmt.Sprintf("chown --reference=%s %s", d.path, path),
+		Repair: fmt.Sprintf("chown --reference=%s %s", shellWord(d.path), shellWord(path)),
 	}
 }
 
@@ -124,13 +124,13 @@ func checkDirectory(dir string) error {
 		return &PermissionError{
 			Path:   dir,
 			Rule:   fmt.Sprintf("directory above a private key is writable by everyone (mode %04o)", mode.Perm()),
-			Repair: "chmod o-w " + dir,
+			Repair: "chmod o-w " + shellWord(dir),
 		}
 	case mode.Perm()&0o020 != 0 && group != owner: // a group of the same number is the user's private one
 		return &PermissionError{
 			Path:   dir,
 			Rule:   fmt.Sprintf("directory above a private key is writable by group id %d (mode %04o)", group, mode.Perm()),
-			Repair: "chmod g-w " + dir,
+			Repair: "chmod g-w " + shellWord(dir),
 		}
 	}
 	return nil
@@ -144,6 +144,14 @@ func openTo(mode fs.FileMode) string {
 		return "everyone"
 	}
 	return "its group and everyone"
+}
+
+// shellWord quotes a path for the shell, if it needs that.
+func shellWord(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@") == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 func ownerOf(info fs.FileInfo) (uid, gid int) {

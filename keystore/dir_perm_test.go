@@ -95,7 +95,7 @@ func checkPermission(t *testing.T, d *Dir, bad bool, path func() string, rule, r
 	if !errors.As(err, &e) {
 		t.Fatalf("Load: %v, want a PermissionError", err)
 	}
-	if e.Path != path() || !strings.Contains(e.Rule, rule) || !strings.HasPrefix(e.Repair, repair) || !strings.HasSuffix(e.Repair, path()) {
+	if e.Path != path() || !strings.Contains(e.Rule, rule) || !strings.HasPrefix(e.Repair, repair) || !strings.HasSuffix(e.Repair, shellWord(path())) {
 		t.Errorf("Load: path %s, rule %q, repair %q; want %s, %q, %q", e.Path, e.Rule, e.Repair, path(), rule, repair)
 	}
 	for _, s := range []string{e.Path, e.Rule, e.Repair} {
@@ -113,6 +113,24 @@ func checkPermission(t *testing.T, d *Dir, bad bool, path func() string, rule, r
 	if err := load(t, d, "example.com", "a"); err != nil {
 		t.Errorf("after %s: %v", e.Repair, err)
 	}
+}
+
+// The command that repairs can be pasted, whatever the store is called.
+func TestRepairQuotesPaths(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "it's a; store")
+	if err := os.Mkdir(root, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenDir(root, DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, d, "example.com")
+	key := d.file("example.com", "a.pem")
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	checkPermission(t, d, true, func() string { return key }, "open to", "chmod 600 '/")
 }
 
 func TestOwnerRules(t *testing.T) {

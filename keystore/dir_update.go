@@ -258,7 +258,7 @@ func (u *update) writeKey(ctx context.Context, k *Key) error {
 	}
 	if public, _, _ := PublicBytes(there.Public()); string(public) != string(k.Public) {
 		return &FileError{Path: file, Problem: "another key is there, without a row in domain.toml", Err: fs.ErrExist,
-			Repair: fmt.Sprintf("keep it with: waxseal key import %s %s %s; or delete it; or take another selector", u.dom.Name, k.Selector, file)}
+			Repair: fmt.Sprintf("keep it with: waxseal key import %s %s %s; or delete it; or take another selector", u.dom.Name, k.Selector, shellWord(file))}
 	}
 	return nil
 }

@@ -164,7 +164,7 @@ func (d *Domain) notLast(k *Key, s Step) error {
 			return nil
 		}
 	}
-	return errors.New("the last active key; without it mail leaves unsigned. Activate a successor first, or force the step")
+	return errors.New("the last active key, and without it mail leaves unsigned; activate a successor first, or force the step")
 }
 
 // grace refuses a step before the grace period since the given time is over.
