@@ -141,14 +141,18 @@ func (g *guard) next() error {
 			return err
 		}
 	}
-	head, err := g.peek(5)
+	head, err := g.peek(4)
 	if err != nil {
 		return err
 	}
-	length, command := binary.BigEndian.Uint32(head), head[4]
+	length := binary.BigEndian.Uint32(head)
 	if length < 1 || length > maxFrame {
 		return malformed(fmt.Sprintf("packet of %d bytes, want 1 to %d", length, maxFrame))
 	}
+	if head, err = g.peek(5); err != nil {
+		return err
+	}
+	command := head[4]
 	size := 4 + int(length)
 	if g.reader.Buffered() < size {
 		g.conn.SetReadDeadline(time.Now().Add(g.frame))

@@ -142,6 +142,22 @@ func TestAPeerThatStopsInAPacketIsCutOff(t *testing.T) {
 	}
 }
 
+func TestABadLengthIsRefusedAtOnce(t *testing.T) {
+	s := startServer(t, Options{PacketTimeout: time.Hour}, nil)
+	for _, length := range []string{"\x00\x00\x00\x00", "\xff\xff\xff\xff"} {
+		conn, err := net.Dial("tcp", s.address.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.Write([]byte(length))
+		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Errorf("%q: not cut off: %v", length, err)
+		}
+	}
+}
+
 func TestAPeerThatIsSilentBetweenPacketsIsNot(t *testing.T) {
 	s := startServer(t, Options{PacketTimeout: 50 * time.Millisecond}, nil)
 	m := s.postfixClient(t)
