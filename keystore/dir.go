@@ -83,6 +83,11 @@ func OpenDir(path string, opts DirOptions) (*Dir, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("key store %s: not a directory", abs)
 	}
+	// Whether we may look into it is better found out now than with every
+	// message.
+	if _, err := os.Stat(abs + "/."); err != nil {
+		return nil, readError(filepath.Join(abs, "*", tomlName), err)
+	}
 	return &Dir{path: abs, opts: opts, watchers: make(map[*watcher]struct{})}, nil
 }
 
@@ -271,9 +276,14 @@ func readError(path string, err error) error {
 		e.Problem = "missing, though domain.toml has a row for it"
 		e.Repair = "restore it from a backup, or remove the key (waxseal key remove)"
 	case errors.Is(err, fs.ErrPermission):
+		// The obstacle may as well be a directory above.
+		store := filepath.Dir(path)
+		if filepath.Ext(path) == pemExt || filepath.Base(path) == tomlName {
+			store = filepath.Dir(store)
+		}
 		e.Problem = fmt.Sprintf("not readable by user id %d", os.Geteuid())
-		e.Repair = fmt.Sprintf("run as the user who owns the key store, or: chown --reference=%s %s",
-			shellWord(filepath.Dir(filepath.Dir(path))), shellWord(path))
+		e.Repair = fmt.Sprintf("run as the user who owns the key store, or give it to this one: chown -R %d %s",
+			os.Geteuid(), shellWord(store))
 	}
 	return e
 }

@@ -119,7 +119,8 @@ func checkStray(dir string, dom *Domain, entries []fs.DirEntry) []error {
 }
 
 // CheckRoot looks for what is wrong with the store's directory itself: its
-// permissions, and names in it that no mail will ever ask for.
+// permissions, names in it that no mail will ever ask for, and directories of
+// domains whose keys no domain.toml tells of.
 func (d *Dir) CheckRoot(ctx context.Context) []error {
 	var errs []error
 	for dir := d.path; ; dir = filepath.Dir(dir) {
@@ -138,10 +139,22 @@ func (d *Dir) CheckRoot(ctx context.Context) []error {
 		if err := ctx.Err(); err != nil {
 			return append(errs, err)
 		}
+		if !e.IsDir() {
+			continue
+		}
 		path := filepath.Join(d.path, e.Name())
-		if err := ValidDomain(e.Name()); err != nil && e.IsDir() && !missing(statError(filepath.Join(path, tomlName))) {
-			errs = append(errs, &FileError{Path: path, Problem: err.Error(), Err: err,
+		named := ValidDomain(e.Name())
+		described := !missing(statError(filepath.Join(path, tomlName)))
+		switch {
+		case named != nil && described:
+			errs = append(errs, &FileError{Path: path, Problem: named.Error(), Err: named,
 				Repair: "rename the directory to the domain's name in lower case, as A-labels, without a final dot"})
+		case named == nil && !described:
+			if keys, _ := filepath.Glob(filepath.Join(path, "*"+pemExt)); len(keys) > 0 {
+				errs = append(errs, &FileError{Path: filepath.Join(path, tomlName), Err: fs.ErrNotExist,
+					Problem: "missing, so that the private keys beside it do not sign",
+					Repair:  "restore it from a backup, or import the keys: waxseal key import " + e.Name() + " SELECTOR FILE"})
+			}
 		}
 	}
 	return errs

@@ -132,3 +132,18 @@ func TestCheckRoot(t *testing.T) {
 		t.Errorf("a store that is gone: %v", errs)
 	}
 }
+
+func TestCheckFindsKeysThatNoFileTellsOf(t *testing.T) {
+	d := newDir(t, DirOptions{})
+	create(t, d, "example.com")
+	if errs := d.CheckRoot(t.Context()); len(errs) > 0 {
+		t.Fatalf("a good store: %v", errs)
+	}
+	path := d.file("example.com", tomlName)
+	os.Remove(path)
+	errs := d.CheckRoot(t.Context())
+	var file *FileError
+	if len(errs) != 1 || !errors.As(errs[0], &file) || file.Path != path || file.Repair == "" {
+		t.Errorf("without domain.toml: %v, want one error that names %s", errs, path)
+	}
+}

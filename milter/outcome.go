@@ -2,6 +2,8 @@ package milter
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	gomilter "github.com/d--j/go-milter"
 )
@@ -62,7 +64,11 @@ func (o Outcomes) Check() error {
 			found = found || a == action
 		}
 		if !found {
-			return fmt.Errorf("%s = %q, want one of %q", cause, action, allowed)
+			words := make([]string, len(allowed))
+			for i, a := range allowed {
+				words[i] = strconv.Quote(string(a))
+			}
+			return fmt.Errorf("%q is not possible here, want %s", action, strings.Join(words, " or "))
 		}
 	}
 	return nil

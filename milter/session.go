@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -298,18 +299,21 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 		level, text = slog.LevelDebug, "not ours"
 	case r.Action == Accept:
 		level, text = slog.LevelWarn, "unsigned"
+	case r.Action == Tempfail:
+		level, text = slog.LevelWarn, "tempfailed"
 	default:
-		level, text = slog.LevelWarn, "refused"
+		level, text = slog.LevelWarn, "rejected"
 	}
 	if !s.server.log.Enabled(s.server.ctx, level) {
 		return
 	}
-	attributes := []slog.Attr{slog.String("queue_id", m.Get(gomilter.MacroQueueId))}
+	var attributes []slog.Attr
 	add := func(key, value string) {
 		if value != "" {
 			attributes = append(attributes, slog.String(key, value))
 		}
 	}
+	add("queue_id", m.Get(gomilter.MacroQueueId))
 	if !r.Signed {
 		add("cause", string(r.Cause))
 		add("action", string(r.Action))
@@ -317,9 +321,7 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 	}
 	add("author", r.Author)
 	add("domain", r.Domain)
-	if r.Signed {
-		attributes = append(attributes, slog.Any("selectors", r.Selectors))
-	}
+	add("selectors", strings.Join(r.Selectors, ","))
 	add("rule", r.Rule)
 	add("login", s.login)
 	if s.client.Client.IsValid() {

@@ -4,12 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"waxseal/keystore"
@@ -78,8 +82,11 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 func buildSettings(d *decoded) (*milter.Settings, error) {
 	var found problems
 	check := func(key string, err error, remedy string) {
-		if err != nil {
-			found = append(found, d.problem(key, err, remedy))
+		if err == nil {
+			return
+		}
+		for _, each := range unjoin(err) {
+			found = append(found, d.problem(key, each, remedy))
 		}
 	}
 
@@ -90,7 +97,11 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 			if strings.HasPrefix(each.Error(), "daemon name") {
 				key = "origin.daemon_names"
 			}
-			check(key, each, "")
+			remedy := ""
+			if strings.Contains(each.Error(), "whole Internet") {
+				remedy = "set origin.allow_internet = true if that is really meant"
+			}
+			check(key, each, remedy)
 		}
 	}
 	fields, err := signer.NewFields(d.Signing.Fields, d.Signing.Oversign)
@@ -188,6 +199,15 @@ func warnings(d *decoded) problems {
 		found = append(found, d.problem("signing.expiry", fmt.Errorf("%s: mail that waits in a queue for five days arrives with an expired signature", d.Signing.Expiry),
 			"use 6d or more, or leave it out"))
 	}
+	for _, name := range sortedKeys(d.Listen) {
+		if c := d.Listen[name]; c.Address.Network == "unix" && c.Mode&0o002 != 0 {
+			found = append(found, d.problem("listen."+name+".mode", fmt.Errorf("%s: every program on this machine can have mail signed", c.Mode),
+				"use 0660 and the group of the mail server"))
+		}
+	}
+	if o := d.Origin; !o.Login && !o.Local && len(o.Networks) == 0 && len(o.DaemonNames) == 0 {
+		found = append(found, d.problem("origin", errors.New("all rules are off, so nothing is ever signed"), "switch at least one on"))
+	}
 	return found
 }
 
@@ -210,10 +230,16 @@ func openStore(d *decoded) (*keystore.Dir, error) {
 	return store, nil
 }
 
-// makeStore is openStore for commands that may begin a new keystore.
-func makeStore(d *decoded) (*keystore.Dir, error) {
+// makeStore is openStore for commands that may begin a new keystore, which it
+// tells.
+func makeStore(d *decoded, made func(path string)) (*keystore.Dir, error) {
 	if path, ok := strings.CutPrefix(d.Keystore.URL, "dir:"); ok || !strings.Contains(path, ":") {
-		if err := os.MkdirAll(path, 0o750); err != nil {
+		switch err := os.Mkdir(path, 0o750); {
+		case err == nil:
+			made(path)
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, problems{d.problem("keystore.url", err, "make the directory above it, or correct the path")}
+		case !errors.Is(err, fs.ErrExist):
 			return nil, problems{d.problem("keystore.url", err, "")}
 		}
 	}
@@ -242,17 +268,30 @@ func openListeners(d *decoded) (_ []namedListener, err error) {
 	}
 	for _, name := range sortedKeys(d.Listen) {
 		c := d.Listen[name]
-		o, err := socketOptions(c)
-		if err != nil {
-			return nil, problems{d.problem("listen."+name, err, "")}
+		var o milter.SocketOptions
+		if c.Address.Network == "unix" {
+			if o, err = socketOptions(c); err != nil {
+				return nil, problems{d.problem("listen."+name, err, "")}
+			}
 		}
 		l, err := milter.Listen(c.Address.Address, o)
 		if err != nil {
-			return nil, problems{d.problem("listen."+name+".address", err, "")}
+			return nil, problems{d.problem("listen."+name+".address", err, listenRemedy(c, err))}
 		}
 		open = append(open, namedListener{name, l, c.Address.Address})
 	}
 	return open, nil
+}
+
+// listenRemedy is what to do when a listener cannot be opened.
+func listenRemedy(c ListenConfig, err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission) && c.Address.Network == "unix":
+		return fmt.Sprintf("make its directory for this user: install -d -m 0750 -o %d %s", os.Geteuid(), filepath.Dir(c.Address.Address.Address))
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "stop the process that listens there, or choose another port"
+	}
+	return ""
 }
 
 // checkListeners finds what is wrong with the listeners without opening them.
@@ -275,8 +314,13 @@ func checkListeners(d *decoded) error {
 				fmt.Errorf("%s can be reached from other machines, and whoever can connect can have mail signed", c.Address),
 				"listen on a unix socket or 127.0.0.1; or add allow_remote = true if a firewall guards it"))
 		}
+		if c.Address.Network != "unix" {
+			continue
+		}
 		if _, err := socketOptions(c); err != nil {
-			found = append(found, d.problem(key, err, ""))
+			for _, each := range unjoin(err) {
+				found = append(found, d.problem(key, each, ""))
+			}
 		}
 	}
 	if len(found) > 0 {
@@ -285,15 +329,18 @@ func checkListeners(d *decoded) error {
 	return nil
 }
 
-// socketOptions looks up the owner and group of a socket.
+// socketOptions looks up the owner and group of a socket. The error joins all
+// that is wrong.
 func socketOptions(c ListenConfig) (milter.SocketOptions, error) {
 	o := milter.SocketOptions{Mode: os.FileMode(c.Mode), UID: -1, GID: -1}
+	var bad []error
 	if c.Owner != "" {
 		u, err := user.Lookup(c.Owner)
 		if err != nil {
-			return o, withHint(fmt.Errorf("owner: no user %q", c.Owner), "correct the name, or leave owner out")
+			bad = append(bad, withHint(fmt.Errorf("owner: no user %q", c.Owner), "correct the name, or leave owner out"))
+		} else {
+			o.UID, _ = strconv.Atoi(u.Uid)
 		}
-		o.UID, _ = strconv.Atoi(u.Uid)
 	}
 	group := c.Group
 	if group == "" && os.Getuid() == 0 {
@@ -303,12 +350,33 @@ func socketOptions(c ListenConfig) (milter.SocketOptions, error) {
 	}
 	if group != "" {
 		g, err := user.LookupGroup(group)
-		if err != nil {
-			return o, withHint(fmt.Errorf("group: no group %q", group), "correct the name, or leave group out")
+		switch {
+		case err != nil:
+			bad = append(bad, withHint(fmt.Errorf("group: no group %q", group), "correct the name, or leave group out"))
+		default:
+			o.GID, _ = strconv.Atoi(g.Gid)
+			if err := mayGive(o.GID, group); err != nil {
+				bad = append(bad, err)
+			}
 		}
-		o.GID, _ = strconv.Atoi(g.Gid)
 	}
-	return o, nil
+	return o, errors.Join(bad...)
+}
+
+// mayGive says whether we may give a socket to a group: root may, and members.
+func mayGive(gid int, name string) error {
+	if os.Geteuid() == 0 || gid == os.Getegid() {
+		return nil
+	}
+	groups, err := os.Getgroups()
+	if err != nil || slices.Contains(groups, gid) {
+		return nil // if it cannot be told, it will be tried
+	}
+	who := strconv.Itoa(os.Geteuid())
+	if u, err := user.LookupId(who); err == nil {
+		who = u.Username
+	}
+	return withHint(fmt.Errorf("group: user %s is no member of %s, and so cannot give the socket to it", who, name), "run: usermod -aG %s %s", name, who)
 }
 
 func buildLog(w io.Writer, c LogConfig, level slog.Leveler) *slog.Logger {
@@ -339,22 +407,29 @@ func (a *app) loadConfig() (*decoded, error) {
 		path = defaultConfigFile
 	}
 	d, err := readConfig(path, named)
-	if err != nil {
-		return nil, err
-	}
-	if a.keystore != "" {
+	if d != nil && a.keystore != "" {
 		d.Keystore.URL = a.keystore
-		delete(d.lines, "keystore.url")
+		d.flags["keystore.url"] = "--keystore"
 	}
-	return d, nil
+	return d, err
 }
 
-// loadStore opens the keystore for the commands that only need that, with
-// openStore or makeStore.
-func (a *app) loadStore(open func(*decoded) (*keystore.Dir, error)) (*keystore.Dir, error) {
+// loadStore opens the keystore for the commands that only need that.
+func (a *app) loadStore() (*keystore.Dir, error) {
 	d, err := a.loadConfig()
 	if err != nil {
 		return nil, err
 	}
-	return open(d)
+	return openStore(d)
 }
+
+// beginStore is loadStore for commands that may begin a new keystore.
+func (a *app) beginStore() (*keystore.Dir, error) {
+	d, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	return makeStore(d, a.madeStore)
+}
+
+func (a *app) madeStore(path string) { a.notice("made the keystore %s", path) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +63,7 @@ func (a *app) printReport(r *report) {
 		}
 	}
 	if len(r.Findings) == 0 {
-		fmt.Fprintf(a.stdout, "ok: configuration and the keys of %d domains\n", r.Domains)
+		fmt.Fprintf(a.stdout, "ok: the configuration, and the keys of all domains: %d\n", r.Domains)
 	}
 	if r.RSA != "" {
 		fmt.Fprintln(a.stdout, r.RSA)
@@ -76,6 +77,14 @@ type report struct {
 	RSA      string    `json:"rsa,omitempty"` // what makes RSA signatures, and how fast
 }
 
+// add adds a finding, once: a directory that is open to others is found by the
+// check of every key in it.
+func (r *report) add(f finding) {
+	if !slices.Contains(r.Findings, f) {
+		r.Findings = append(r.Findings, f)
+	}
+}
+
 // check finds all problems.
 func (a *app) check(ctx context.Context) *report {
 	r := &report{}
@@ -83,24 +92,19 @@ func (a *app) check(ctx context.Context) *report {
 	add := func(severity string, err error) {
 		var many problems
 		if !errors.As(err, &many) {
-			r.Findings = append(r.Findings, newFinding(severity, err))
+			r.add(newFinding(severity, err))
 			return
 		}
 		for _, p := range many {
-			r.Findings = append(r.Findings, newFinding(severity, p))
+			r.add(newFinding(severity, p))
 		}
 	}
 	config, err := a.loadConfig()
 	if err != nil {
 		add("error", err)
-		if a.keystore == "" {
+		if config == nil { // not even TOML
 			return r
 		}
-		// The keystore is known all the same.
-		if config, err = decodeConfig(defaultConfigFile, ""); err != nil {
-			return r
-		}
-		config.Keystore.URL = a.keystore
 	}
 	if _, err := buildSettings(config); err != nil {
 		add("error", err)
@@ -132,7 +136,7 @@ func (a *app) check(ctx context.Context) *report {
 		for _, err := range store.Check(ctx, domain) {
 			add("error", err)
 		}
-		for _, w := range keyWarnings(ctx, store, domain) {
+		for _, w := range keyWarnings(ctx, store, domain, a.flags()) {
 			add("warning", w)
 		}
 		return nil
@@ -144,7 +148,7 @@ func (a *app) check(ctx context.Context) *report {
 		add("error", fmt.Errorf("keystore %s: %w", config.Keystore.URL, err))
 	}
 	if r.Domains == 0 && err == nil {
-		add("warning", withHint(fmt.Errorf("keystore %s: no domains, so nothing will be signed", config.Keystore.URL), "make a key with \"waxseal key new DOMAIN\""))
+		add("warning", withHint(fmt.Errorf("keystore %s: no domains, so nothing will be signed", config.Keystore.URL), "make a key with \"waxseal key new DOMAIN%s\"", a.flags()))
 	}
 	return r
 }
@@ -163,21 +167,24 @@ func newFinding(severity string, err error) finding {
 }
 
 // keyWarnings are doubts about keys that work.
-func keyWarnings(ctx context.Context, store keystore.Store, domain string) []error {
+func keyWarnings(ctx context.Context, store keystore.Store, domain, flags string) []error {
 	d, err := store.Domain(ctx, domain)
 	if err != nil {
 		return nil // Check has told it
 	}
 	var found []error
-	var active []keystore.Algorithm
-	rsa := false
+	active, rsa, gone := 0, false, true
 	for i := range d.Keys {
 		k := &d.Keys[i]
-		if k.State != keystore.Active {
+		gone = gone && k.State == keystore.Removed
+		switch k.State {
+		case keystore.Active:
+			active++
+			rsa = rsa || k.Algorithm != keystore.Ed25519
+		case keystore.Pending:
+		default:
 			continue
 		}
-		active = append(active, k.Algorithm)
-		rsa = rsa || k.Algorithm != keystore.Ed25519
 		public, err := keystore.ParsePublic(k.Algorithm, k.Public)
 		if err != nil {
 			continue
@@ -187,10 +194,11 @@ func keyWarnings(ctx context.Context, store keystore.Store, domain string) []err
 		}
 	}
 	switch {
-	case len(active) == 0:
-		found = append(found, withHint(fmt.Errorf("%s has no active key, so its mail leaves unsigned", domain), "see \"waxseal key list %s\"", domain))
+	case gone: // the domain is only remembered for its selectors
+	case active == 0:
+		found = append(found, withHint(fmt.Errorf("%s has no active key, so its mail leaves unsigned", domain), "activate one; \"waxseal key list %s%s\" has them all", domain, flags))
 	case !rsa:
-		found = append(found, withHint(fmt.Errorf("%s signs with Ed25519 alone, which many receivers do not know", domain), "add an RSA key: waxseal key new %s", domain))
+		found = append(found, withHint(fmt.Errorf("%s signs with Ed25519 alone, which many receivers do not know", domain), "add an RSA key: waxseal key new %s%s", domain, flags))
 	}
 	return found
 }

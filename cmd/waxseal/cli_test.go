@@ -91,7 +91,7 @@ func TestFromNoKeyToASignedMessage(t *testing.T) {
 	c.ok("", "key new example.com --algorithm ed25519")
 	c.fails(testMail, "sign", exitFailed, "not signed", "no active key")
 	c.fails("", "key activate example.com 2026a", exitFailed, "cannot check", "dig")
-	c.fails("", "key activate example.com 2026a --force", exitFailed, "reason")
+	c.fails("", "key activate example.com 2026a --force", exitMisuse, "reason")
 	for _, selector := range []string{"2026a", "2026b"} {
 		c.ok("", "key activate example.com "+selector+" --force --reason tested")
 	}
@@ -118,7 +118,7 @@ func TestFromNoKeyToASignedMessage(t *testing.T) {
 	// The same rules as the daemon's.
 	c.fails(testMail, "sign --client 192.0.2.1", exitFailed, "192.0.2.1 is in no trusted network")
 	c.ok(testMail, "sign --client 192.0.2.1 --login ann")
-	c.fails(testMail, "sign --client here", exitFailed, "no IP address")
+	c.fails(testMail, "sign --client here", exitMisuse, "no IP address")
 	c.fails(strings.Replace(testMail, "example.com", "example.org", 1), "sign", exitFailed, "example.org")
 	c.ok(strings.Replace(testMail, "example.com", "example.org", 1), "sign --domain example.com")
 	c.fails("From: a@example.com\nwhat\n\n", "sign", exitFailed, "line 2", "blank line")
@@ -130,6 +130,12 @@ func TestKeysAreListedAndShown(t *testing.T) {
 	c.fails("", "key list", exitFailed, "key new")
 	c.ok("", "key new example.com --note newsletter")
 	c.ok("", "key new b\u00fccher.example --algorithm ed25519")
+	if out := c.ok("", "dns show example.com b\u00fccher.example"); strings.Count(out, "v=DKIM1") != 2 {
+		t.Errorf("the second domain was not taken for one:\n%s", out)
+	}
+	if out := c.ok("", "key new example.com --dry-run"); strings.Contains(out, "v=DKIM1") {
+		t.Errorf("a dry run prints a record that will never be:\n%s", out)
+	}
 	out := c.ok("", "key list")
 	for _, want := range []string{"example.com          2026a     rsa-2048   pending  2026-11-22  newsletter", "xn--bcher-kva.example  2026a     ed25519"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(want), " ")) {
@@ -146,16 +152,16 @@ func TestKeysAreListedAndShown(t *testing.T) {
 	}
 	c.fails("", "key show example.com 2026b", exitFailed, "has no key 2026b", "waxseal key list example.com")
 	c.fails("", "key show example.org 2026a", exitFailed, "not found")
-	c.fails("", "key show ../etc 2026a", exitFailed)
-	c.fails("", "key show example.com a/b", exitFailed, "selector")
+	c.fails("", "key show ../etc 2026a", exitMisuse)
+	c.fails("", "key show example.com a/b", exitMisuse, "selector")
 }
 
 func TestTheLifeOfAKey(t *testing.T) {
 	c := newCLI(t)
 	c.ok("", "key new example.com --selector Mail --algorithm ed25519")
 	c.fails("", "key new example.com --selector mail", exitFailed, "used before", "2026a")
-	c.fails("", "key new example.com --selector a;b", exitFailed, "selector")
-	c.fails("", "key new example.com --algorithm rsa-512", exitFailed, "rsa-512")
+	c.fails("", "key new example.com --selector a;b", exitMisuse, "selector")
+	c.fails("", "key new example.com --algorithm rsa-512", exitMisuse, "rsa-512")
 	c.ok("", "key activate example.com mail --force --reason tested")
 	c.fails("", "key retire example.com mail", exitFailed, "last active key")
 	c.fails("", "key remove example.com mail", exitFailed)
@@ -217,9 +223,10 @@ func TestRecordsInEveryForm(t *testing.T) {
 	if out := c.ok("", "dns show example.com 2026a --testing --strict-identity --service email --hash sha256 --note hello --format line"); !regexp.MustCompile(`h=sha256.*s=email.*t=y:s.*n=hello`).MatchString(out) {
 		t.Errorf("the tags asked for are not there:\n%s", out)
 	}
-	c.fails("", "dns show example.com --service web", exitFailed, "web")
-	c.fails("", "dns show example.com --hash sha1", exitFailed, "sha1")
-	c.fails("", "dns show example.com --format xml", exitFailed, "xml", "zone")
+	c.fails("", "dns show example.com --service web", exitMisuse, "web")
+	c.fails("", "dns show example.com --hash sha1", exitMisuse, "sha1")
+	c.fails("", "dns show example.com --format xml", exitMisuse, "xml", "zone")
+	c.fails("", "dns show example.com --granularity x", exitMisuse, "RFC 6376")
 	c.fails("", "dns show example.com 2027a", exitFailed, "has no key 2027a")
 	c.fails("", "dns show example.net", exitFailed, "not found")
 	// One bad domain does not hide the others.
@@ -247,8 +254,16 @@ func TestCheckFindsEverythingAtOnce(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(c.store, "c.example", "domain.toml"), []byte("keys = 3\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	config := writeFile(t, "waxseal.toml", "[origin]\nnetworks = [\"127.0.0.1/8\"]\n[signing]\nexpiry = \"3d\"\n[listen.x]\naddress = \"inet:0.0.0.0:1\"\n")
+	// Type errors do not hide the others, and one problem is told once.
+	config := writeFile(t, "waxseal.toml", "[log]\nlevel = 3\n[outcome]\nno_key = \"drop\"\n[listen.y]\naddress = \"unix:/tmp/s\"\nowner = \"nobody-here\"\ngroup = \"nobody-there\"\n")
 	r := c.plain("", "check", "--keystore", c.store, "--config", config)
+	for _, want := range []string{config + ":2: log.level", config + ":4: outcome.no_key", config + ":5: listen.y: owner", config + ":5: listen.y: group"} {
+		if strings.Count(r.stdout, want) != 1 {
+			t.Errorf("check does not say %q once:\n%s", want, r.stdout)
+		}
+	}
+	config = writeFile(t, "waxseal.toml", "[origin]\nnetworks = [\"127.0.0.1/8\"]\n[signing]\nexpiry = \"3d\"\n[listen.x]\naddress = \"inet:0.0.0.0:1\"\n")
+	r = c.plain("", "check", "--keystore", c.store, "--config", config)
 	if r.code != exitFailed {
 		t.Errorf("exit status %d", r.code)
 	}

@@ -48,20 +48,39 @@ func (ps problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// decoded is a configuration with the places of its keys.
+// decoded is a configuration with the places its settings come from.
 type decoded struct {
 	Config
 	file  string
-	lines map[string]int // dotted key → line
+	lines map[string]int    // dotted key → line, for what is in the file
+	flags map[string]string // dotted key → the flag that set it
 }
 
-// problem makes an error about a key of the file.
+// problem makes an error about a setting. It tells where that comes from: the
+// file, a flag, or the defaults.
 func (d *decoded) problem(key string, err error, remedy string) *problem {
-	return &problem{file: d.file, line: d.lines[key], key: key, err: err, remedy: remedy}
+	var hint interface{ Hint() string }
+	if remedy == "" && errors.As(err, &hint) {
+		remedy = hint.Hint()
+	}
+	for k := key; ; {
+		if flag, ok := d.flags[k]; ok {
+			return &problem{file: flag, err: err, remedy: remedy}
+		}
+		if line := d.lines[k]; line > 0 {
+			return &problem{file: d.file, line: line, key: key, err: err, remedy: remedy}
+		}
+		above, _, found := cutLast(k, ".")
+		if !found {
+			return &problem{file: key + " (default)", err: err, remedy: remedy}
+		}
+		k = above
+	}
 }
 
 // readConfig reads and decodes a configuration file. A file that is absent has
-// the defaults, unless it was asked for by name. The error is of type problems.
+// the defaults, unless it was asked for by name. The error is of type problems;
+// what could be decoded is returned all the same, if anything could.
 func readConfig(path string, named bool) (*decoded, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !named {
@@ -74,11 +93,12 @@ func readConfig(path string, named bool) (*decoded, error) {
 }
 
 // decodeConfig decodes strictly: unknown keys, wrong spelling and wrong types
-// are errors with their line, all of them in one run. The library by itself
+// are errors with their line, all of them in one run; settings that have one keep
+// their default. The library by itself
 // names unknown keys without a line, takes any spelling of case, and stops at
 // the first wrong type, so tables are walked here and it decodes single values.
 func decodeConfig(file, text string) (*decoded, error) {
-	d := &decoded{Config: defaultConfig(), file: file, lines: map[string]int{}}
+	d := &decoded{Config: defaultConfig(), file: file, lines: map[string]int{}, flags: map[string]string{}}
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(text, &top)
 	if err != nil {
@@ -88,7 +108,7 @@ func decodeConfig(file, text string) (*decoded, error) {
 	w.table("", top, reflect.ValueOf(&d.Config).Elem())
 	if len(w.problems) > 0 {
 		sort.SliceStable(w.problems, func(i, j int) bool { return w.problems[i].line < w.problems[j].line })
-		return nil, w.problems
+		return d, w.problems
 	}
 	return d, nil
 }

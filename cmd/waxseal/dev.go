@@ -26,9 +26,9 @@ const (
 func (a *app) prepareDev(ctx context.Context, config *decoded, name string) error {
 	domain, err := policy.Domain(name)
 	if err != nil {
-		return err
+		return misused(fmt.Errorf("--dev: %w", err))
 	}
-	store, err := makeStore(config)
+	store, err := makeStore(config, a.madeStore)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 			}
 		}
 	}
-	entries, err := domainEntries(d, "", dns.RecordOptions{})
+	entries, err := a.domainEntries(d, "", dns.RecordOptions{})
 	if err != nil {
 		return err
 	}
@@ -78,14 +78,14 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 	for _, listener := range sortedKeys(config.Listen) {
 		address := config.Listen[listener].Address
 		fmt.Fprintf(&b, "\n# Postfix, main.cf:\n")
-		fmt.Fprintf(&b, "smtpd_milters = %s\nnon_smtpd_milters = %s\nmilter_default_action = tempfail\n", address.Postfix(), address.Postfix())
+		fmt.Fprintf(&b, "smtpd_milters = %s\nnon_smtpd_milters = %s\nmilter_default_action = tempfail\ninternal_mail_filter_classes = bounce\n", address.Postfix(), address.Postfix())
 		fmt.Fprintf(&b, "\ndnl Sendmail, sendmail.mc:\n")
 		fmt.Fprintf(&b, "INPUT_MAIL_FILTER(`waxseal', `S=%s, F=T, T=S:30s;R:30s;E:5m')\n", address.Sendmail())
 	}
-	program := programName()
+	program, signed := programName(), filepath.Join(path, "signed.eml")
 	fmt.Fprintf(&b, "\n# Try it in another terminal:\n")
-	fmt.Fprintf(&b, "printf 'From: me@%s\\nSubject: hello\\n\\nIt works.\\n' | %s sign --keystore %s | tee signed.eml | %s verify --keys %s; cat signed.eml\n",
-		domain, program, path, program, records)
+	fmt.Fprintf(&b, "printf 'From: me@%s\\nSubject: hello\\n\\nIt works.\\n' | %s sign --keystore %s | tee %s | %s verify --keys %s; cat %s\n",
+		domain, program, path, signed, program, records, signed)
 	_, err = a.stdout.Write([]byte(b.String()))
 	return err
 }

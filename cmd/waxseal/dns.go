@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/dns"
+	"waxseal/milter/policy"
 )
 
 func (a *app) dnsCommand() *cobra.Command {
@@ -37,26 +39,26 @@ for web forms), strings (the value as quoted strings on one line), tsv
 				format = "json"
 			}
 			if !slices.Contains(dns.Formats, format) {
-				return fmt.Errorf("--format %q, want one of %s", format, strings.Join(dns.Formats, ", "))
+				return misused(fmt.Errorf("--format %q, want one of %s", format, strings.Join(dns.Formats, ", ")))
 			}
-			store, err := a.loadStore(openStore)
+			if _, err := dns.NewRecord(&keystore.Key{State: keystore.Pending, Algorithm: keystore.Ed25519, Public: make([]byte, 32)}, o); err != nil {
+				return misused(err) // the options are wrong for any key
+			}
+			store, err := a.loadStore()
 			if err != nil {
 				return err
 			}
 			selector := ""
-			if len(args) == 2 && args[1] != "-" {
-				// DOMAIN SELECTOR, unless the second is a domain of its own.
-				if _, err := store.Domain(c.Context(), strings.ToLower(args[1])); err != nil {
-					selector, args = strings.ToLower(args[1]), args[:1]
-				}
+			if len(args) == 2 && args[1] != "-" && !a.isDomain(c.Context(), store, args[1]) {
+				selector, args = strings.ToLower(args[1]), args[:1]
 			}
 			entries := []dns.Entry{}
 			failed, err := a.eachDomain(args, func(domain string) error {
-				d, err := store.Domain(c.Context(), domain)
+				d, err := a.domain(c.Context(), store, domain)
 				if err != nil {
 					return err
 				}
-				found, err := domainEntries(d, selector, o)
+				found, err := a.domainEntries(d, selector, o)
 				entries = append(entries, found...)
 				return err
 			})
@@ -80,12 +82,25 @@ for web forms), strings (the value as quoted strings on one line), tsv
 	c.Flags().StringSliceVar(&o.Service, "service", nil, "add s= with this service `type`: email")
 	c.Flags().StringSliceVar(&o.Hash, "hash", nil, "add h= with this `hash`: sha256")
 	c.Flags().StringVar(&o.Note, "note", "", "add n= with this `text`, which all the world can read")
+	c.Flags().StringVar(&o.Granularity, "granularity", "", "")
+	_ = c.Flags().MarkHidden("granularity") // only to say why there is none
 	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(dns.Formats, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
+// isDomain tells DOMAIN DOMAIN from DOMAIN SELECTOR: a name that the keystore
+// has as a domain is one.
+func (a *app) isDomain(ctx context.Context, store keystore.Store, name string) bool {
+	domain, err := policy.Domain(name)
+	if err != nil {
+		return false
+	}
+	_, err = store.Domain(ctx, domain)
+	return err == nil
+}
+
 // domainEntries returns the records of a domain's keys, or of one of them.
-func domainEntries(d *keystore.Domain, selector string, o dns.RecordOptions) ([]dns.Entry, error) {
+func (a *app) domainEntries(d *keystore.Domain, selector string, o dns.RecordOptions) ([]dns.Entry, error) {
 	var entries []dns.Entry
 	for i := range d.Keys {
 		k := &d.Keys[i]
@@ -103,9 +118,9 @@ func domainEntries(d *keystore.Domain, selector string, o dns.RecordOptions) ([]
 	}
 	switch {
 	case len(entries) == 0 && selector != "":
-		return nil, withHint(fmt.Errorf("%s has no key %s", d.Name, selector), "list its keys with \"waxseal key list %s\"", d.Name)
+		return nil, withHint(fmt.Errorf("%s has no key %s, and no such domain is in the keystore", d.Name, selector), "list its keys with \"waxseal key list %s%s\"", d.Name, a.flags())
 	case len(entries) == 0:
-		return nil, withHint(fmt.Errorf("%s has no key that needs a record", d.Name), "make one with \"waxseal key new %s\"", d.Name)
+		return nil, withHint(fmt.Errorf("%s has no key that needs a record", d.Name), "make one with \"waxseal key new %s%s\"", d.Name, a.flags())
 	}
 	return entries, nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -51,15 +52,28 @@ is never used a second time for a domain.`,
   waxseal key new - < domains.txt`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := a.loadStore(makeStore)
+			store, err := a.beginStore()
 			if err != nil {
 				return err
 			}
-			var made []keyRow
+			if !slices.Contains(algorithms, algorithm) {
+				return misused(fmt.Errorf("--algorithm %q, want one of %s", algorithm, strings.Join(algorithms, ", ")))
+			}
+			if selector != "" {
+				if err := keystore.ValidSelector(strings.ToLower(selector)); err != nil {
+					return misused(err)
+				}
+			}
+			made := []keyRow{}
 			failed, err := a.eachDomain(args, func(domain string) error {
 				k, err := a.newKey(c.Context(), store, domain, selector, keystore.Algorithm(algorithm), note)
 				if err != nil {
 					return err
+				}
+				a.warnOfKey(domain, k)
+				if a.dryRun {
+					fmt.Fprintf(a.stdout, "would make %s key %s of %s\n", k.Algorithm, k.Selector, domain)
+					return nil
 				}
 				made = append(made, newKeyRow(domain, k))
 				if !a.json {
@@ -83,12 +97,15 @@ is never used a second time for a domain.`,
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	c.Flags().StringVar(&selector, "selector", "", "`name` of the key (default: the next dated one)")
-	c.Flags().StringVar(&algorithm, "algorithm", string(keystore.RSA2048), "rsa-2048, rsa-3072, rsa-4096, rsa-1024 or ed25519")
+	c.Flags().StringVar(&algorithm, "algorithm", string(keystore.RSA2048), "one of "+strings.Join(algorithms, ", "))
 	c.Flags().StringVar(&note, "note", "", "`text` to keep with the key")
-	_ = c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions([]cobra.Completion{
-		string(keystore.RSA2048), string(keystore.RSA3072), string(keystore.RSA4096), string(keystore.RSA1024), string(keystore.Ed25519),
-	}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions(algorithms, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// algorithms are those of keys that key new makes.
+var algorithms = []string{
+	string(keystore.RSA2048), string(keystore.RSA3072), string(keystore.RSA4096), string(keystore.RSA1024), string(keystore.Ed25519),
 }
 
 func (a *app) newKey(ctx context.Context, store keystore.Store, domain, selector string, algorithm keystore.Algorithm, note string) (*keystore.Key, error) {
@@ -154,19 +171,23 @@ func (a *app) update(ctx context.Context, store keystore.Store, domain string, c
 }
 
 func (a *app) printNewKey(domain string, k *keystore.Key) {
-	if a.dryRun {
-		fmt.Fprintf(a.stdout, "; dry run, nothing was written\n")
-	}
 	fmt.Fprintf(a.stdout, "; %s key %s of %s, %s\n", k.Algorithm, k.Selector, domain, k.State)
 	if record, err := dns.NewRecord(k, dns.RecordOptions{}); err == nil { // a key just made has one
 		_ = dns.Write(a.stdout, "zone", []dns.Entry{{Domain: domain, Key: k, Record: record}})
 	}
-	flags := ""
-	if a.keystore != "" {
-		flags = " --keystore " + a.keystore
+	a.notice("hint: publish this record; \"waxseal dns show %s%s --format line\" has it for web forms", domain, a.flags())
+	a.notice("hint: when the world sees it: waxseal key activate %s %s%s --force --reason \"record seen in DNS\"", domain, k.Selector, a.flags())
+}
+
+// warnOfKey tells of doubts about a key that is about to be used.
+func (a *app) warnOfKey(domain string, k *keystore.Key) {
+	public, err := keystore.ParsePublic(k.Algorithm, k.Public)
+	if err != nil {
+		return
 	}
-	a.notice("hint: publish this record; \"waxseal dns show %s%s --format line\" has it for web forms", domain, flags)
-	a.notice("hint: when the world sees it: waxseal key activate %s %s%s --force --reason \"record seen in DNS\"", domain, k.Selector, flags)
+	for _, w := range keystore.Warnings(public) {
+		a.notice("warning: key %s of %s: %s", k.Selector, domain, w)
+	}
 }
 
 func (a *app) keyListCommand() *cobra.Command {
@@ -177,13 +198,13 @@ func (a *app) keyListCommand() *cobra.Command {
   waxseal key list example.com --json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := a.loadStore(openStore)
+			store, err := a.loadStore()
 			if err != nil {
 				return err
 			}
 			rows := []keyRow{}
 			failed, err := a.eachDomainOrAll(c.Context(), store, args, func(domain string) error {
-				d, err := store.Domain(c.Context(), domain)
+				d, err := a.domain(c.Context(), store, domain)
 				if err != nil {
 					return err
 				}
@@ -272,6 +293,7 @@ func (a *app) keyShowCommand() *cobra.Command {
 // stepFlags are those of commands that change a key's state.
 func (a *app) stepFlags(c *cobra.Command, step *keystore.Step, force string) {
 	a.storeFlags(c)
+	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	c.Flags().BoolVar(&step.Force, "force", false, force)
 	c.Flags().StringVar(&step.Reason, "reason", "", "`text` to keep with the key; needed with --force")
@@ -279,12 +301,15 @@ func (a *app) stepFlags(c *cobra.Command, step *keystore.Step, force string) {
 }
 
 // changeKey takes one step with one key.
-func (a *app) changeKey(ctx context.Context, args []string, change func(d *keystore.Domain, selector string) error) (*keystore.Domain, *keystore.Key, error) {
+func (a *app) changeKey(ctx context.Context, args []string, step keystore.Step, change func(d *keystore.Domain, selector string) error) (*keystore.Domain, *keystore.Key, error) {
 	domain, selector, err := keyArguments(args)
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err := a.loadStore(openStore)
+	if step.Force && strings.TrimSpace(step.Reason) == "" {
+		return nil, nil, misused(errors.New("--force needs --reason TEXT, which is kept with the key"))
+	}
+	store, err := a.loadStore()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -293,10 +318,14 @@ func (a *app) changeKey(ctx context.Context, args []string, change func(d *keyst
 		return nil, nil, err
 	}
 	k := d.Key(selector)
-	if a.dryRun {
-		a.notice("dry run, nothing was written")
+	switch {
+	case a.dryRun:
+		fmt.Fprintf(a.stdout, "would make %s %s\n", dns.Name(k.Selector, d.Name), k.State)
+	case a.json:
+		return d, k, a.printJSON(newKeyRow(d.Name, k))
+	default:
+		fmt.Fprintf(a.stdout, "%s %s\n", dns.Name(k.Selector, d.Name), k.State)
 	}
-	fmt.Fprintf(a.stdout, "%s %s\n", dns.Name(k.Selector, d.Name), k.State)
 	return d, k, nil
 }
 
@@ -316,7 +345,7 @@ checked by this version, so the step must be forced, with a reason that is kept.
 					"look yourself: dig +short TXT %s, then use --force --reason TEXT", dns.Name(args[1], args[0]))
 			}
 			step.Now = a.now()
-			_, _, err := a.changeKey(c.Context(), args, func(d *keystore.Domain, selector string) error {
+			_, _, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Activate(selector, step)
 			})
 			return err
@@ -338,7 +367,7 @@ as mail would leave unsigned.`, keystore.Grace/(24*time.Hour)),
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			step.Now = a.now()
-			_, k, err := a.changeKey(c.Context(), args, func(d *keystore.Domain, selector string) error {
+			_, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Retire(selector, step)
 			})
 			if err == nil {
@@ -363,17 +392,35 @@ record, so that it is not used again.`, keystore.Grace/(24*time.Hour)),
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			step.Now = a.now()
-			_, k, err := a.changeKey(c.Context(), args, func(d *keystore.Domain, selector string) error {
+			_, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Remove(selector, step)
 			})
 			if err == nil {
-				a.notice("hint: the record %s may be deleted from DNS now", dns.Name(k.Selector, args[0]))
+				a.noticeRecordOf(dns.Name(k.Selector, args[0]), k)
 			}
 			return err
 		},
 	}
 	a.stepFlags(c, &step, "remove a key that mail under way may need")
 	return c
+}
+
+// noticeRecordOf says until when the record of a removed key must stay for mail
+// under way.
+func (a *app) noticeRecordOf(name string, k *keystore.Key) {
+	var until time.Time
+	switch {
+	case k.Activated.IsZero() || !k.Revoked.IsZero(): // nothing was signed, or nothing is to verify
+	case k.Retired.IsZero():
+		until = k.Removed.Add(keystore.Grace)
+	default:
+		until = k.Retired.Add(keystore.Grace)
+	}
+	if until.After(a.now()) {
+		a.notice("hint: mail under way needs the record %s: keep it in DNS until %s", name, until.Format(time.RFC3339))
+	} else {
+		a.notice("hint: the record %s may be deleted from DNS now", name)
+	}
 }
 
 func (a *app) keyImportCommand() *cobra.Command {
@@ -399,7 +446,7 @@ stays as it is.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[2], err)
 			}
-			store, err := a.loadStore(makeStore)
+			store, err := a.beginStore()
 			if err != nil {
 				return err
 			}
@@ -407,10 +454,15 @@ stays as it is.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
+			a.warnOfKey(domain, k)
+			switch {
+			case a.dryRun:
+				fmt.Fprintf(a.stdout, "would import %s key %s of %s\n", k.Algorithm, k.Selector, domain)
+			case a.json:
 				return a.printJSON(newKeyRow(domain, k))
+			default:
+				a.printNewKey(domain, k)
 			}
-			a.printNewKey(domain, k)
 			return nil
 		},
 		ValidArgsFunction: func(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -528,58 +580,75 @@ func (a *app) findKey(ctx context.Context, args []string) (string, *keystore.Key
 	if err != nil {
 		return "", nil, err
 	}
-	store, err := a.loadStore(openStore)
+	store, err := a.loadStore()
 	if err != nil {
 		return "", nil, err
 	}
-	d, err := store.Domain(ctx, domain)
+	d, err := a.domain(ctx, store, domain)
 	if err != nil {
 		return "", nil, err
 	}
 	k := d.Key(selector)
 	if k == nil {
-		return "", nil, withHint(fmt.Errorf("%s has no key %s", domain, selector), "list its keys with \"waxseal key list %s\"", domain)
+		return "", nil, withHint(fmt.Errorf("%s has no key %s", domain, selector), "list its keys with \"waxseal key list %s%s\"", domain, a.flags())
 	}
 	return domain, k, nil
+}
+
+// domain reads a domain that has to be there.
+func (a *app) domain(ctx context.Context, store keystore.Store, name string) (*keystore.Domain, error) {
+	d, err := store.Domain(ctx, name)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return nil, withHint(err, "list what is there with \"waxseal key list%s\", or make a key with \"waxseal key new %s%s\"", a.flags(), name, a.flags())
+	}
+	return d, err
 }
 
 // keyArguments reads DOMAIN SELECTOR.
 func keyArguments(args []string) (domain, selector string, err error) {
 	if domain, err = policy.Domain(args[0]); err != nil {
-		return "", "", err
+		return "", "", misused(err)
 	}
 	selector = strings.ToLower(args[1])
-	return domain, selector, keystore.ValidSelector(selector)
+	return domain, selector, misused(keystore.ValidSelector(selector))
 }
 
 // eachDomain calls f for each domain of the arguments, where "-" is a list on
 // standard input. Trouble with one does not stop the others: it is reported at
 // once, and failed is errFindings.
 func (a *app) eachDomain(args []string, f func(domain string) error) (failed, err error) {
+	seen := map[string]bool{}
+	one := func(name, where string) {
+		domain, err := policy.Domain(name)
+		if err == nil && !seen[domain] {
+			seen[domain] = true
+			err = f(domain)
+		}
+		if err != nil {
+			if where != "" {
+				err = fmt.Errorf("%s: %w", where, err)
+			}
+			a.report(err)
+			failed = errFindings
+		}
+	}
 	for _, arg := range args {
-		names := []string{arg}
-		if arg == "-" {
-			names = nil
-			lines := bufio.NewScanner(a.stdin)
-			for lines.Scan() {
-				if line := strings.TrimSpace(lines.Text()); line != "" && line[0] != '#' {
-					names = append(names, line)
-				}
-			}
-			if err := lines.Err(); err != nil {
-				return failed, fmt.Errorf("list of domains on standard input: %w", err)
+		if arg != "-" {
+			one(arg, "")
+			continue
+		}
+		lines := bufio.NewScanner(a.stdin)
+		for number := 1; lines.Scan(); number++ {
+			if line := strings.TrimSpace(lines.Text()); line != "" && line[0] != '#' {
+				one(line, fmt.Sprintf("standard input, line %d", number))
 			}
 		}
-		for _, name := range names {
-			domain, err := policy.Domain(name)
-			if err == nil {
-				err = f(domain)
-			}
-			if err != nil {
-				a.report(err)
-				failed = errFindings
-			}
+		if err := lines.Err(); err != nil {
+			return failed, fmt.Errorf("list of domains on standard input: %w", err)
 		}
+	}
+	if len(seen) == 0 && failed == nil {
+		return nil, errors.New("no domains on standard input")
 	}
 	return failed, nil
 }
@@ -617,7 +686,7 @@ func (a *app) dryRunFlag(c *cobra.Command) {
 func (a *app) completeDomains(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	const most = 200
 	var found []cobra.Completion
-	if store, err := a.loadStore(openStore); err == nil && len(args) == 0 {
+	if store, err := a.loadStore(); err == nil && len(args) == 0 {
 		names, _ := store.List(c.Context(), toComplete, most)
 		for _, name := range names {
 			if strings.HasPrefix(name, toComplete) {
@@ -634,7 +703,7 @@ func (a *app) completeKeys(c *cobra.Command, args []string, toComplete string) (
 		return a.completeDomains(c, args, toComplete)
 	}
 	var found []cobra.Completion
-	if store, err := a.loadStore(openStore); err == nil {
+	if store, err := a.loadStore(); err == nil {
 		if d, err := store.Domain(c.Context(), args[0]); err == nil {
 			for _, k := range d.Keys {
 				found = append(found, cobra.CompletionWithDesc(k.Selector, string(k.State)))
@@ -646,8 +715,19 @@ func (a *app) completeKeys(c *cobra.Command, args []string, toComplete string) (
 
 // readFile reads a file, or standard input for "-".
 func readFile(name string, stdin io.Reader) ([]byte, error) {
-	if name == "-" {
-		return io.ReadAll(io.LimitReader(stdin, 1<<20))
+	const most = 1 << 20
+	from := stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		from = f
 	}
-	return os.ReadFile(name)
+	text, err := io.ReadAll(io.LimitReader(from, most+1))
+	if err == nil && len(text) > most {
+		err = fmt.Errorf("%s: over %d bytes, which no key file has", name, most)
+	}
+	return text, err
 }

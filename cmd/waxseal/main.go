@@ -60,7 +60,7 @@ func (a *app) run(args []string) int {
 		return exitFailed
 	}
 	a.report(err)
-	if a.started {
+	if a.started && !errors.As(err, new(misuse)) {
 		return exitFailed
 	}
 	fmt.Fprintf(a.stderr, "waxseal: hint: run \"%s --help\"\n", command.CommandPath())
@@ -99,6 +99,19 @@ func (h hinted) Unwrap() error { return h.error }
 
 func withHint(err error, format string, args ...any) error {
 	return hinted{err, fmt.Sprintf(format, args...)}
+}
+
+// misuse is an error in the words of the command line.
+type misuse struct{ error }
+
+func (m misuse) Unwrap() error { return m.error }
+
+// misused makes an error a misuse.
+func misused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return misuse{err}
 }
 
 // notice prints a line of conversation to standard error.
@@ -169,6 +182,18 @@ func (a *app) storeFlags(c *cobra.Command) {
 
 func (a *app) jsonFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.json, "json", false, "print the result as JSON")
+}
+
+// flags returns the flags that lead another command to the same keystore, for
+// commands that are shown to be copied.
+func (a *app) flags() string {
+	switch {
+	case a.keystore != "":
+		return " --keystore " + a.keystore
+	case a.configFile != "":
+		return " --config " + a.configFile
+	}
+	return ""
 }
 
 // version is what the build recorded of its own origin.

@@ -79,7 +79,7 @@ func parseMessage(b []byte) (*rawMessage, error) {
 			last.value += "\r\n" + string(line)
 		default:
 			name, value, ok := bytes.Cut(line, []byte(":"))
-			if !ok || len(bytes.TrimRight(name, " \t")) == 0 {
+			if !ok || !isFieldName(bytes.TrimRight(name, " \t")) {
 				err := fmt.Errorf("line %d: no header field", number)
 				if number == 1 && bytes.HasPrefix(line, []byte("From ")) {
 					return nil, withHint(err, "this is an mbox file; take one message out of it, without its \"From \" line")
@@ -92,4 +92,15 @@ func parseMessage(b []byte) (*rawMessage, error) {
 		}
 	}
 	return m, nil
+}
+
+// isFieldName says whether a name is one: printable ASCII without blanks (RFC
+// 5322, section 3.6.8).
+func isFieldName(name []byte) bool {
+	for _, c := range name {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return len(name) > 0
 }

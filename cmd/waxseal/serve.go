@@ -28,7 +28,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Run the milter in the foreground",
 		Long: `Run the milter in the foreground, logging to standard error. SIGHUP reads the
 configuration again; SIGTERM and SIGINT stop taking mail, finish the messages
-under way and exit.
+under way and exit. Sockets that systemd hands over are served in place of the
+listener of the same name or address.
 
 Addresses are unix:PATH, inet:HOST:PORT and inet6:[HOST]:PORT, also in
 Sendmail's spelling local:PATH and inet:PORT@HOST. Flags win over the file.
@@ -73,6 +74,7 @@ func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
 		d, err = decodeConfig(defaultConfigFile, "") // the machine's own set-up is not for trying things
 		if err == nil {
 			d.Keystore.URL = a.keystore
+			d.flags["keystore.url"] = "--keystore"
 		}
 	} else {
 		d, err = a.loadConfig()
@@ -85,14 +87,14 @@ func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
 		for i, given := range listen {
 			c := defaultListen()
 			if err := c.Address.set(given); err != nil {
-				return nil, fmt.Errorf("--listen: %w", err)
+				return nil, misused(fmt.Errorf("--listen: %w", err))
 			}
 			name := "milter"
 			if i > 0 {
 				name = fmt.Sprintf("milter%d", i+1)
 			}
 			d.Listen[name] = c
-			delete(d.lines, "listen."+name+".address")
+			d.flags["listen."+name] = "--listen " + given
 		}
 	}
 	return d, nil
@@ -186,7 +188,14 @@ func (a *app) reload(old *decoded, listen []string, dev string, log *slog.Logger
 		err = checkListeners(config)
 	}
 	if err != nil {
-		log.Error("reload: the new configuration is broken, the old one stays in force", "err", err)
+		log.Error("reload: the new configuration is broken, the old one stays in force; \"waxseal check\" tells more")
+		var found problems
+		if !errors.As(err, &found) {
+			log.Error("reload", "err", err)
+		}
+		for _, p := range found {
+			log.Error("reload", "err", p, "hint", p.remedy)
+		}
 		return nil
 	}
 	for _, w := range warnings(config) {

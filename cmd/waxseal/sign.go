@@ -36,7 +36,7 @@ status is 1.`,
 			if client != "" {
 				ip, err := netip.ParseAddr(client)
 				if err != nil {
-					return withHint(fmt.Errorf("--client %q is no IP address", client), "write it like 203.0.113.9 or 2001:db8::1")
+					return misused(withHint(fmt.Errorf("--client %q is no IP address", client), "write it like 203.0.113.9 or 2001:db8::1"))
 				}
 				connection.Client = ip.Unmap()
 			}
@@ -65,7 +65,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 	settings := *live.settings
 	if domain != "" {
 		if settings.Domain, err = policy.Domain(domain); err != nil {
-			return err
+			return misused(err)
 		}
 	}
 	settings.Selector = strings.ToLower(selector)

@@ -58,8 +58,8 @@ func (a *app) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Verify the DKIM signatures of a message",
 		Long: fmt.Sprintf(`Verify the message on standard input, and print one line for each of its
-signatures. The exit status is 0 when there is one and all pass. At most %d
-signatures are looked at.
+signatures. The exit status is 0 when there is one and all pass. Only the first
+%d signatures are looked at; any more count as failed.
 
 Keys come from DNS, or with --keys from a file of lines "name<TAB>record", as
 "waxseal dns show --format tsv" prints them.`, maxSignatures),
@@ -125,7 +125,7 @@ func verify(m *rawMessage, lookup lookupTXT) ([]verdict, error) {
 	var text bytes.Buffer
 	var verdicts []verdict
 	for _, f := range m.fields {
-		if strings.EqualFold(f.name, "DKIM-Signature") && len(verdicts) < maxSignatures {
+		if strings.EqualFold(f.name, "DKIM-Signature") {
 			verdicts = append(verdicts, parseTags(f.value))
 		}
 		text.WriteString(f.name + ":" + f.value + "\r\n")
@@ -147,7 +147,7 @@ func verify(m *rawMessage, lookup lookupTXT) ([]verdict, error) {
 	}
 	for i := range verdicts {
 		if i >= len(results) {
-			verdicts[i].Reason = "not verified"
+			verdicts[i].Reason = fmt.Sprintf("not looked at: only the first %d signatures are", maxSignatures)
 			continue
 		}
 		verdicts[i].judge(results[i], lookup)

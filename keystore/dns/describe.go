@@ -41,13 +41,14 @@ func Describe(domain string, k *keystore.Key) []byte {
 
 // next says what the administrator is to do in the key's state.
 func next(domain string, k *keystore.Key) string {
-	command := func(verb string) string {
-		return fmt.Sprintf("    waxseal %s %s %s\n", verb, domain, k.Selector)
+	command := func(verb string, flags ...string) string {
+		words := append([]string{"    waxseal", verb, domain, k.Selector}, flags...)
+		return strings.Join(words, " ") + "\n"
 	}
 	switch k.State {
 	case keystore.Pending:
 		return "Next: publish the record. When all name servers of the domain show it, let the\nkey sign:\n\n" +
-			command("key activate")
+			command("key activate", "--force", `--reason "record seen in DNS"`)
 	case keystore.Active:
 		return "The key signs. The record must stay as it is. To stop signing with the key,\nactivate a successor and then retire it:\n\n" +
 			command("key retire")

@@ -292,7 +292,7 @@ func TestRecordsSatisfyAVerifier(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	for state, want := range map[keystore.State]string{
-		keystore.Pending: "waxseal key activate example.com 2026a\n",
+		keystore.Pending: "waxseal key activate example.com 2026a --force --reason",
 		keystore.Active:  "waxseal key retire example.com 2026a\n",
 		keystore.Retired: "7 days after 2026-11-22 12:00 UTC",
 		keystore.Revoked: "empty p=",
