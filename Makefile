@@ -4,6 +4,7 @@
 #               what is missing first; elsewhere it runs what can run, and
 #               names what it skipped and why.
 # make bench    the benchmarks
+# make bench-peers  waxseal beside other milters (contrib/bench/README.md)
 # make install  the binary, below $(DESTDIR)$(PREFIX)
 
 PREFIX ?= /usr/local
@@ -14,7 +15,7 @@ export CGO_ENABLED ?= 0
 all: waxseal
 
 # Go's own build cache decides what is out of date.
-.PHONY: all waxseal test bench install clean
+.PHONY: all waxseal test bench bench-peers install clean
 waxseal:
 	$(GO) build -trimpath -o waxseal ./cmd/waxseal
 
@@ -24,6 +25,9 @@ test:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./signer/... ./milter/... ./keystore/...
+
+bench-peers:
+	$(GO) run ./contrib/bench
 
 install: waxseal
 	install -d "$(DESTDIR)$(PREFIX)/bin"
