@@ -56,21 +56,28 @@ func AuthorDomain(fields []string) (string, error) {
 }
 
 func authorDomain(fields []string) (string, *AuthorError) {
+	domain, _, bad := readFrom(fields, false)
+	return domain, bad
+}
+
+// readFrom is authorDomain that, when asked to, also collects the local parts
+// of the addresses, as written.
+func readFrom(fields []string, collect bool) (domain string, locals []string, bad *AuthorError) {
 	switch len(fields) {
 	case 0:
-		return "", &AuthorError{CodeNoFrom, "no From field"}
+		return "", nil, &AuthorError{CodeNoFrom, "no From field"}
 	case 1:
 	default:
-		return "", &AuthorError{CodeManyFrom, fmt.Sprintf("%d From fields", len(fields))}
+		return "", nil, &AuthorError{CodeManyFrom, fmt.Sprintf("%d From fields", len(fields))}
 	}
 	if bad := checkText(fields[0]); bad != nil {
-		return "", bad
+		return "", nil, bad
 	}
-	p := fromParser{s: fields[0]}
+	p := fromParser{s: fields[0], collect: collect}
 	if bad := p.list(); bad != nil {
-		return "", bad
+		return "", nil, bad
 	}
-	return strings.Clone(p.domain), nil // the field need not stay in memory
+	return strings.Clone(p.domain), p.locals, nil // the field need not stay in memory
 }
 
 func badFrom(format string, args ...any) *AuthorError {
@@ -130,6 +137,9 @@ type fromParser struct {
 
 	raw    string // domain of the addresses so far, as written last
 	domain string // the same through Domain
+
+	collect bool
+	locals  []string // local parts of the addresses so far, as written
 }
 
 // list = address *("," address)
@@ -272,6 +282,9 @@ func (p *fromParser) addrSpec(local string) *AuthorError {
 	case isAtom(c):
 		return &AuthorError{CodeBadDomain, fmt.Sprintf("From field: character %q in a domain", c)}
 	}
+	if p.collect {
+		p.locals = append(p.locals, local)
+	}
 	return p.author(raw)
 }
 
@@ -314,8 +327,10 @@ func checkLocal(s string) *AuthorError {
 				return badFrom("character %U in a local part", r)
 			}
 		case isAtom(r), inQuotes && r == ' ':
-		default:
+		case inQuotes:
 			return badFrom("character %q in a quoted local part", r)
+		default:
+			return badFrom("character %q in a local part", r)
 		}
 	}
 	return nil

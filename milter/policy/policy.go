@@ -1,15 +1,10 @@
-// Package policy decides from the facts of a message whether it is ours to
-// sign, and for which domain.
-//
-// It is a pure function of its arguments: no file, no network, no clock, no
-// log. The same facts always give the same decision, so a command can explain
-// what the daemon did. Every decision says in words why it was taken. Where
-// facts are missing or can be read in two ways, the decision is against a
-// signature.
 package policy
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -33,6 +28,15 @@ type Connection struct {
 	// MTA is the value of macro v, such as "Postfix 3.7.11". Sendmail sends
 	// none by default.
 	MTA string
+
+	// Host is the value of macro j, the MTA's name for itself. Both Postfix
+	// and Sendmail send it by default. It decides for which domains a login
+	// without a domain may sign.
+	Host string
+
+	// Macros are the values of those macros that Rules.Macros lists, by name
+	// as there, as they stand at MAIL. Others in it are not looked at.
+	Macros map[string]string
 }
 
 // Message is what is known about one message when its header has ended.
@@ -51,35 +55,162 @@ type Message struct {
 	// From holds the values of all From fields, in order, as delivered: with
 	// the blanks after the colon, and folded with LF or CRLF.
 	From []string
+
+	// Fields holds the values of all fields that Rules.Fields lists, by name
+	// as there, in the form of From. Others in it are not looked at.
+	Fields map[string][]string
 }
 
 // Options configures Rules. The zero value works.
 type Options struct {
 	// Origin says whose mail is ours.
 	Origin OriginOptions
+
+	// Listeners are origin rules that apply, instead of Origin, to what comes
+	// in by the listener of that name. Nothing is taken over from Origin.
+	Listeners map[string]OriginOptions
+
+	// AuthorFields are the fields that choose the author domain instead of
+	// From, most wanted first: for a list server, which signs with the list's
+	// own domain (RFC 6377, section 5.8). Possible are List-Id, List-Post,
+	// List-Owner, Sender, Resent-Sender, and Resent-From; From always is the
+	// last one. Nil means From alone.
+	AuthorFields []string
+
+	// Permission says who may sign for which domain.
+	Permission PermissionOptions
+
+	// Table is the selector table: what differs for a login, an address or a
+	// domain. A domain without a row signs for itself.
+	Table []Row
+}
+
+// OptionError is one wrong value of Options.
+type OptionError struct {
+	// Option is where the value stands, as Go would write it: "Origin.Networks",
+	// "Listeners[submission].DaemonNames", "Permission.Grants[0]", "Table[2]".
+	Option string
+
+	// Err says what is wrong, and the remedy. Rows are counted from 1 in it.
+	Err error
+}
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// optionErrors turns each of the errors that are joined in err into an
+// OptionError, with words before its own.
+func optionErrors(option, words string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var list []error
+		for _, each := range joined.Unwrap() {
+			list = append(list, optionErrors(option, words, each))
+		}
+		return errors.Join(list...)
+	}
+	if words != "" {
+		err = fmt.Errorf("%s%w", words, err)
+	}
+	return &OptionError{option, err}
 }
 
 // Rules are the decisions of one configuration. They never change after New,
 // so any number of goroutines may use them at once.
 type Rules struct {
-	origin originRules
+	origin     originRules
+	listeners  map[string]*originRules
+	fields     []string // author fields other than From
+	permission permission
+	table      table
+	locals     bool // whether anything depends on the local part of addresses
+	warnings   []error
+	macros     []string
 }
 
-// New checks the options and prepares them for quick lookup. The error names
-// every wrong value together with its remedy.
+// New checks the options and prepares them for quick lookup. The error joins an
+// *OptionError for every wrong value, with its remedy.
 func New(o Options) (*Rules, error) {
-	origin, err := newOriginRules(o.Origin)
-	if err != nil {
+	r := &Rules{}
+	var errOrigin, errFields, errPermission, errTable error
+	r.origin, errOrigin = newOriginRules(o.Origin, "")
+	bad := []error{errOrigin}
+	for _, name := range sortedKeys(o.Listeners) {
+		if name == "" {
+			bad = append(bad, &OptionError{"Listeners", errors.New("a listener without a name has origin rules: those of all listeners are in Origin")})
+			continue
+		}
+		rules, err := newOriginRules(o.Listeners[name], name)
+		bad = append(bad, err)
+		if r.listeners == nil {
+			r.listeners = make(map[string]*originRules)
+		}
+		r.listeners[name] = &rules
+	}
+	r.fields, errFields = newAuthorFields(o.AuthorFields)
+	r.permission, errPermission = newPermission(o.Permission)
+	r.table, errTable = newTable(o.Table)
+	bad = append(bad, optionErrors("AuthorFields", "", errFields), errPermission, errTable)
+	if err := errors.Join(bad...); err != nil {
 		return nil, err
 	}
-	return &Rules{origin: origin}, nil
+	r.locals = len(r.permission.addresses) > 0 || r.table.locals
+	r.warnings = r.table.warnings(o.Table)
+	r.macros = r.macroNames()
+	return r, nil
 }
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Warnings returns doubts about options that are valid: each is an
+// *OptionError. They are the same for every message, so they belong in the log
+// once.
+func (r *Rules) Warnings() []error { return r.warnings }
+
+// Macros returns the names of the macros that Connection.Macros should hold, in
+// the form in which MTAs send them. Nil when no rule asks for one. The slice is
+// shared and must not be changed, as that of Fields.
+func (r *Rules) Macros() []string { return r.macros }
+
+func (r *Rules) macroNames() []string {
+	names := r.origin.macroNames()
+	for _, rules := range r.listeners {
+		names = append(names, rules.macroNames()...)
+	}
+	if len(r.permission.certificates) > 0 {
+		names = append(names, macroVerify, macroSubject, macroIssuer)
+	}
+	return sortedUnique(names)
+}
+
+// Fields returns the names of the fields that Message.Fields should hold. The
+// names of fields in a message match in upper and lower case alike. Nil when
+// only From counts.
+func (r *Rules) Fields() []string { return r.fields }
 
 // Origin says whether mail of this client and login is ours, before anything
 // else is known about the message. Decide gives the same answer for the same
 // connection and login: what is not ours here will not become ours later.
 func (r *Rules) Origin(c Connection, login string) Origin {
-	return r.origin.decide(c, login)
+	o, _ := r.rulesOf(&c).decide(&c, login)
+	return o
+}
+
+// rulesOf returns the origin rules of the connection's listener.
+func (r *Rules) rulesOf(c *Connection) *originRules {
+	if rules, ok := r.listeners[c.Listener]; ok {
+		return rules
+	}
+	return &r.origin
 }
 
 // Verdict is what Decide says about a message.
@@ -93,6 +224,12 @@ const (
 	// NotSignable: the message is ours, but no signature could mean anything,
 	// whatever keys there are.
 	NotSignable
+	// Denied: the message is ours, but its sender may not sign for the author
+	// domain.
+	Denied
+	// Excluded: the message is ours, but a row of the table wants such mail
+	// unsigned.
+	Excluded
 )
 
 // String returns the verdict as a fixed word for logs.
@@ -104,6 +241,10 @@ func (v Verdict) String() string {
 		return "ours"
 	case NotSignable:
 		return "not signable"
+	case Denied:
+		return "denied"
+	case Excluded:
+		return "excluded"
 	}
 	return "unknown verdict"
 }
@@ -118,6 +259,8 @@ const (
 	CodeNoDomain    = "no_domain"    // From field is sound but names no domain: group, domain literal
 	CodeBadDomain   = "bad_domain"   // what stands after the @ is no domain name
 	CodeManyDomains = "many_domains" // addresses of more than one domain
+	CodeDenied      = "denied"       // the sender may not sign for the author domain
+	CodeExcluded    = "excluded"     // a row of the table is switched off
 )
 
 // Decision is what is to be done with a message.
@@ -129,28 +272,83 @@ type Decision struct {
 	Rule string
 
 	// Reason says in words why this is the verdict. It quotes names and
-	// addresses of machines, never text of the message other than domains and
-	// single characters.
+	// addresses of machines, and logins, never text of the message other than
+	// domains and single characters.
 	Reason string
 
 	// Code is one of the Code constants, for metrics.
 	Code string
 
-	// Author is the author domain as lower-case A-labels; empty unless Ours.
+	// Author is the domain of the From field as lower-case A-labels. Empty
+	// when the message is not ours, or not signable.
 	Author string
 
+	// Field is the name of the field that chose the domain to sign for: "From",
+	// or one of Options.AuthorFields. Empty like Author.
+	Field string
+
 	// Domains are the candidates for the signing domain (d=), most wanted
-	// first: the exact author domain. Never empty when Ours.
+	// first: the first one that has keys is to sign, alone. Never empty when
+	// Ours, empty otherwise.
 	Domains []string
+
+	// Candidates are Domains, each with what it signs with.
+	Candidates []Candidate
+
+	// Row is the number of the row of Options.Table that was used, counted
+	// from 1, and RowName what it is called, such as "row 3 (domain
+	// example.org)". 0 and empty without a row. A message that is denied or
+	// excluded has them too.
+	Row     int
+	RowName string
+
+	// Overrides is what the row has in place of the general settings; nil
+	// without a row. It is shared by all messages and must not be changed.
+	Overrides *Overrides
+}
+
+// Candidate is a domain that may sign a message.
+type Candidate struct {
+	Domain string // d=
+
+	// Selectors are those that may sign, if active. Nil means all. The slice
+	// is shared by all messages and must not be changed.
+	Selectors []string
+
+	// Identity is the value of i=, within Domain. Empty leaves the tag out.
+	Identity string
+
+	// Unaligned says that Domain and the domain of the From field surely
+	// belong to different organizations, so that no receiver counts the
+	// signature for DMARC.
+	Unaligned bool
 }
 
 // Decide judges a message when its header has ended.
 func (r *Rules) Decide(c Connection, m Message) Decision {
-	o := r.origin.decide(c, m.Login)
+	d, _ := r.decide(&c, &m)
+	return d
+}
+
+// path is how a decision was reached: what the parts of the rules answered.
+type path struct {
+	origin       originRule
+	login        login
+	author, from author
+	match        match
+	permit       permit // for author
+	permitFrom   permit // for from, where it was asked
+	dropped      string // candidate that this kept from signing
+}
+
+func (r *Rules) decide(c *Connection, m *Message) (d Decision, p path) {
+	var o Origin
+	o, p.origin = r.rulesOf(c).decide(c, m.Login)
 	if !o.Ours {
-		return Decision{Verdict: NotOurs, Reason: o.Reason, Code: CodeNotOurs}
+		return Decision{Verdict: NotOurs, Reason: o.Reason, Code: CodeNotOurs}, p
 	}
-	author, bad := authorDomain(m.From)
+	var bad *AuthorError
+	p.author, p.from, bad = r.author(m)
 	if bad != nil {
 		reason := bad.Reason
 		// Sendmail adds a missing From field when it delivers, after all
@@ -158,14 +356,58 @@ func (r *Rules) Decide(c Connection, m Message) Decision {
 		if bad.Code == CodeNoFrom && !strings.HasPrefix(c.MTA, "Postfix") {
 			reason += " (an MTA that adds one after its milters does so too late for a signature)"
 		}
-		return Decision{Verdict: NotSignable, Rule: o.Rule, Reason: reason, Code: bad.Code}
+		return Decision{Verdict: NotSignable, Rule: o.Rule, Reason: reason, Code: bad.Code}, p
 	}
-	return Decision{
-		Verdict: Ours,
-		Rule:    o.Rule,
-		Reason:  o.Reason,
-		Code:    CodeOurs,
-		Author:  author,
-		Domains: []string{author},
+	p.login = newLogin(m.Login)
+	p.match = r.table.find(p.login, p.author)
+	d = Decision{Verdict: Ours, Rule: o.Rule, Reason: o.Reason, Code: CodeOurs, Author: p.from.domain, Field: p.author.field}
+	row := p.match.row
+	if row != nil {
+		d.Row, d.RowName, d.Overrides = row.number, row.name, &row.Overrides
+	}
+
+	// A login that is never to be signed is not asked what it may. A domain
+	// that is not to be signed is no licence for others to use it.
+	if p.match.level == levelLogin && row.Disabled {
+		d.Verdict, d.Code, d.Reason = Excluded, CodeExcluded, row.excluded()
+		return d, p
+	}
+	p.permit = r.permission.check(c, p.login, p.author)
+	switch {
+	case !p.permit.ok && !p.match.allows():
+		d.Verdict, d.Code, d.Reason = Denied, CodeDenied, r.permission.denied(c, p.login, p.author, p.permit)
+		return d, p
+	case row != nil && row.Disabled:
+		d.Verdict, d.Code, d.Reason = Excluded, CodeExcluded, row.excluded()
+		return d, p
+	}
+	d.Domains, d.Candidates = p.match.candidates(p.author, p.from.domain, p.permit.ok)
+	if p.author.field != fieldFrom {
+		r.keepFrom(c, &d, &p)
+	}
+	return d, p
+}
+
+// keepFrom sees to it that nobody gets by another field what the From field
+// would not give them: a signature that may count for its domain takes a
+// permission for it too, unless a row lets the login sign as that domain.
+func (r *Rules) keepFrom(c *Connection, d *Decision, p *path) {
+	p.permitFrom = r.permission.check(c, p.login, p.from)
+	if p.permitFrom.ok {
+		return
+	}
+	var domains []string
+	var candidates []Candidate
+	for _, candidate := range d.Candidates {
+		if candidate.Unaligned || p.match.allows() && candidate.Domain == p.match.row.SignAs {
+			domains, candidates = append(domains, candidate.Domain), append(candidates, candidate)
+		} else {
+			p.dropped = candidate.Domain
+		}
+	}
+	d.Domains, d.Candidates = domains, candidates
+	if len(domains) == 0 {
+		d.Verdict, d.Code = Denied, CodeDenied
+		d.Reason = "a signature of " + p.dropped + " might count for the From field: " + r.permission.denied(c, p.login, p.from, p.permitFrom)
 	}
 }

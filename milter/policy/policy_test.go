@@ -21,9 +21,15 @@ func client(addr string) Connection {
 	return Connection{Client: netip.MustParseAddr(addr), DaemonName: "mx.example.com"}
 }
 
+// mustNew returns rules about origin only: everybody may sign for any domain.
 func mustNew(t testing.TB, o OriginOptions) *Rules {
 	t.Helper()
-	r, err := New(Options{Origin: o})
+	return mustOptions(t, Options{Origin: o, Permission: PermissionOptions{Off: true}})
+}
+
+func mustOptions(t testing.TB, o Options) *Rules {
+	t.Helper()
+	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +109,52 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// The words of rules that have to be configured first.
+func TestOriginWordsOfOtherRules(t *testing.T) {
+	certificates := with(func(o *OriginOptions) {
+		o.Certificates = []Certificate{{"client", "our CA"}, {Subject: "client"}, {Issuer: "our CA"}}
+	})
+	anyOf := with(func(o *OriginOptions) { o.AnyCertificate = true })
+	macros := with(func(o *OriginOptions) { o.Macros = []Macro{{"daemon_port", []string{"587"}}, {Name: "{auth_type}"}} })
+	all := with(func(o *OriginOptions) { o.All = true })
+	listener := func(name string, o OriginOptions) Options {
+		return Options{Listeners: map[string]OriginOptions{name: o}}
+	}
+	sent := func(macros ...string) Connection {
+		c := Connection{Listener: "smtp", MTA: "Postfix 3.7.11", Macros: map[string]string{}}
+		for i := 0; i < len(macros); i += 2 {
+			c.Macros[macros[i]] = macros[i+1]
+		}
+		return c
+	}
+	const otherwise = "no login, no client address, "
+	for _, row := range []struct {
+		sentence     string
+		options      Options
+		conn         Connection
+		rule, reason string
+	}{
+		{"a certificate of both names", listener("smtp", certificates), sent("{cert_subject}", "client", "{cert_issuer}", "our CA"), "certificate of client by our CA", `the MTA has verified the client's certificate of "client" by "our CA"`},
+		{"a certificate of the subject", listener("smtp", certificates), sent("{cert_subject}", "client", "{cert_issuer}", "a CA"), "certificate of client", `the MTA has verified the client's certificate of "client" by "a CA"`},
+		{"a certificate of the issuer", listener("smtp", certificates), sent("{cert_subject}", "x", "{cert_issuer}", "our CA"), "certificate by our CA", `the MTA has verified the client's certificate of "x" by "our CA"`},
+		{"a certificate that is not listed", listener("smtp", certificates), sent("{cert_subject}", "x", "{cert_issuer}", "a CA"), "", otherwise + `certificate of "x" by "a CA" is not listed, no daemon name`},
+		{"a certificate that is not verified", listener("smtp", certificates), sent("{cert_subject}", "client", "{verify}", "TEMP"), "", otherwise + `certificate of "client" is not verified, no daemon name`},
+		{"no certificate", listener("smtp", certificates), sent("{verify}", "NO"), "", otherwise + "no verified certificate, no daemon name"},
+		{"any certificate", listener("smtp", anyOf), sent("{cert_issuer}", "a\nCA"), "certificate", `the MTA has verified the client's certificate by "a\nCA"`},
+		{"any certificate, without names", listener("smtp", anyOf), sent("{verify}", "OK"), "certificate", "the MTA has verified the client's certificate"},
+		{"a macro", listener("smtp", macros), sent("{auth_type}", "PLAIN"), "macro {auth_type}", `the MTA's macro {auth_type} is "PLAIN"`},
+		{"a macro with another value", listener("smtp", macros), sent("{daemon_port}", "25"), "", otherwise + `no daemon name, macro {daemon_port} has the value "25", which is not listed, no macro {auth_type}`},
+		{"a listener", listener("smtp", all), sent(), "listener smtp", "all mail of listener smtp counts as ours"},
+		{"a skipped client", Options{Origin: OriginOptions{SkipNetworks: []string{"203.0.113.0/24"}}}, client("203.0.113.9"), "", "client 203.0.113.9 is in network 203.0.113.0/24, which is skipped"},
+	} {
+		got := mustOptions(t, row.options).Origin(row.conn, "")
+		want := Origin{Ours: row.rule != "", Rule: row.rule, Reason: row.reason}
+		if got != want {
+			t.Errorf("%s:\n got %+v\nwant %+v", row.sentence, got, want)
+		}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	r := mustNew(t, OriginOptions{})
 	outside := client("203.0.113.9")
@@ -110,7 +162,8 @@ func TestDecide(t *testing.T) {
 	unknown := Connection{Client: netip.MustParseAddr("127.0.0.1")}
 	const network = "network 127.0.0.0/8"
 	ours := func(rule, reason, author string) Decision {
-		return Decision{Ours, rule, reason, CodeOurs, author, []string{author}}
+		return Decision{Verdict: Ours, Rule: rule, Reason: reason, Code: CodeOurs, Author: author, Field: "From",
+			Domains: []string{author}, Candidates: []Candidate{{Domain: author}}}
 	}
 	never := func(code, reason string) Decision {
 		return Decision{Verdict: NotSignable, Rule: network, Reason: reason, Code: code}
@@ -208,7 +261,7 @@ func TestRulesDoNotChangeAfterNew(t *testing.T) {
 }
 
 func TestVerdictWords(t *testing.T) {
-	for v, want := range map[Verdict]string{NotOurs: "not ours", Ours: "ours", NotSignable: "not signable", 9: "unknown verdict"} {
+	for v, want := range map[Verdict]string{NotOurs: "not ours", Ours: "ours", NotSignable: "not signable", Denied: "denied", Excluded: "excluded", 9: "unknown verdict"} {
 		if got := v.String(); got != want {
 			t.Errorf("verdict %d is %q, want %q", v, got, want)
 		}
