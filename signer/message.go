@@ -109,7 +109,8 @@ type Message struct {
 	fields  *Fields
 	profile Profile
 	body    body
-	stray   bool // a field value had a stray CR or LF
+	stray   bool   // a field value had a stray CR or LF
+	top     string // value of the topmost DKIM-Signature
 
 	// Fields that may be signed, in canonical form one after the other.
 	arena   []byte
@@ -156,6 +157,7 @@ func (m *Message) Reset(o Options) {
 	}
 	m.body.reset(o.Body)
 	m.stray = false
+	m.top = ""
 	m.arena = m.arena[:0]
 	if cap(m.arena) > keptArena {
 		m.arena = nil
@@ -180,6 +182,9 @@ func (m *Message) AddField(name, value string) {
 	}
 	rule, ok := m.fields.rule(name)
 	if !ok {
+		if m.top == "" && len(value) <= maxOwn && strings.EqualFold(trimName(name), fieldName) {
+			m.top = strings.Clone(value)
+		}
 		return
 	}
 	start := len(m.arena)
