@@ -26,8 +26,13 @@ const (
 	NoKey       Cause = "no_key"       // the author domain has no active key
 	KeyUnusable Cause = "key_unusable" // there is a key, but it cannot be loaded or does not sign
 	StoreDown   Cause = "store_down"   // the keystore does not answer and nothing is cached
+	Denied      Cause = "denied"       // its sender may not sign for the author domain
 	NotSignable Cause = "not_signable" // the message can never be signed, such as one with two From fields
 	OverLimit   Cause = "over_limit"   // more header fields or bytes than the limits allow
+
+	// These two are no failures, and mail goes on as it is.
+	Excluded      Cause = "excluded"       // a row of the selector table wants it unsigned
+	AlreadySigned Cause = "already_signed" // our own valid signature is on top
 )
 
 // causes has, for every cause, the default action, the other actions that make
@@ -43,13 +48,23 @@ var causes = map[Cause]struct {
 	NoKey:       {action: Accept, others: []Action{Tempfail, Reject}, temporary: "4.7.5", status: "5.7.5", code: 550},
 	KeyUnusable: {action: Tempfail, others: []Action{Accept, Reject}, temporary: "4.7.5", status: "5.7.5", code: 550},
 	StoreDown:   {action: Tempfail, others: []Action{Accept}, temporary: "4.3.0"},
-	NotSignable: {action: Accept, others: []Action{Reject}, status: "5.6.0", code: 550},
-	OverLimit:   {action: Reject, others: []Action{Accept}, status: "5.3.4", code: 552},
+	Denied:      {action: Accept, others: []Action{Reject}, temporary: "4.7.1", status: "5.7.1", code: 550},
+	NotSignable: {action: Accept, others: []Action{Reject}, temporary: "4.6.0", status: "5.6.0", code: 550},
+	OverLimit:   {action: Reject, others: []Action{Accept}, temporary: "4.3.4", status: "5.3.4", code: 552},
+
+	Excluded:      {action: Accept},
+	AlreadySigned: {action: Accept},
 }
 
 // Outcomes says what happens to our own mail that cannot be signed. A cause
 // that is absent has its default; the zero value has all of them.
 type Outcomes map[Cause]Action
+
+// Strict are the outcomes of mail that must not leave unsigned: whatever the
+// cause, the sender is asked to try again later.
+func Strict() Outcomes {
+	return Outcomes{NoKey: Tempfail, KeyUnusable: Tempfail, StoreDown: Tempfail, Denied: Tempfail, NotSignable: Tempfail, OverLimit: Tempfail}
+}
 
 // Check returns an error for an action that the cause does not allow.
 func (o Outcomes) Check() error {
@@ -101,6 +116,8 @@ func sentence(c Cause, reason string) string {
 		return "This server has no DKIM key for the domain of the From field"
 	case KeyUnusable, StoreDown:
 		return "The message cannot be signed at the moment, try again later"
+	case Denied:
+		return "You may not send mail with this From address: " + printable(reason)
 	case NotSignable:
 		return "The message cannot be signed: " + printable(reason)
 	default:

@@ -30,6 +30,7 @@ type session struct {
 
 	leadingSpace bool
 	client       policy.Connection // facts of the SMTP connection; an abort keeps them
+	tls          map[string]string // macros that come with HELO, which go-milter forgets at an abort
 
 	// What belongs to one message; reset clears it.
 	tx      *Transaction
@@ -100,7 +101,7 @@ func (s *session) NewConnection(gomilter.Modifier) (err error) {
 	defer s.recovered(&err)
 	s.reset()
 	s.idle()
-	s.client = policy.Connection{Listener: s.listener}
+	s.client, s.tls = policy.Connection{Listener: s.listener}, nil
 	return nil
 }
 
@@ -119,7 +120,19 @@ func (s *session) Connect(host, family string, port uint16, address string, m go
 	return gomilter.RespContinue, nil
 }
 
-func (s *session) Helo(string, gomilter.Modifier) (*gomilter.Response, error) {
+// Helo keeps what the MTA tells of the client's certificate. It comes again
+// after STARTTLS, and then counts anew.
+func (s *session) Helo(_ string, m gomilter.Modifier) (_ *gomilter.Response, err error) {
+	defer s.recovered(&err)
+	s.tls = nil
+	for _, name := range []gomilter.MacroName{"{verify}", gomilter.MacroCertSubject, gomilter.MacroCertIssuer} {
+		if value, ok := m.GetEx(name); ok {
+			if s.tls == nil {
+				s.tls = make(map[string]string)
+			}
+			s.tls[string(name)] = value
+		}
+	}
 	return gomilter.RespContinue, nil
 }
 
@@ -133,14 +146,35 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (_ *gomilter.Res
 	}
 	s.client.DaemonName = m.Get(gomilter.MacroDaemonName)
 	s.client.MTA = m.Get(gomilter.MacroMTAVersion)
+	s.client.Host = m.Get(gomilter.MacroMTAFQDN)
+	settings := s.server.settings.Load()
+	s.client.Macros = s.macros(settings.Rules.Macros(), m)
 	s.login = m.Get(gomilter.MacroAuthAuthen)
 	s.began = s.server.now()
 	s.message = s.server.messages.Get().(*signer.Message)
 	var r *Result
-	if s.tx, r = s.server.settings.Load().Begin(s.client, s.login, from, s.message); r != nil {
+	if s.tx, r = settings.Begin(s.client, s.login, from, s.message); r != nil {
 		return s.finish(r, m)
 	}
 	return gomilter.RespContinue, nil
+}
+
+// macros returns the values of those macros that the MTA has sent.
+func (s *session) macros(names []string, m gomilter.Modifier) map[string]string {
+	if len(names) == 0 {
+		return nil
+	}
+	values := make(map[string]string)
+	for _, name := range names {
+		value, ok := m.GetEx(gomilter.MacroName(name))
+		if !ok {
+			value, ok = s.tls[name]
+		}
+		if ok {
+			values[name] = value
+		}
+	}
+	return values
 }
 
 func (s *session) RcptTo(string, string, gomilter.Modifier) (*gomilter.Response, error) {
@@ -297,6 +331,8 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 	case r.Signed:
 	case r.Cause == NotOurs:
 		level, text = slog.LevelDebug, "not ours"
+	case r.Cause == Excluded || r.Cause == AlreadySigned:
+		text = "left as it is"
 	case r.Action == Accept:
 		level, text = slog.LevelWarn, "unsigned"
 	case r.Action == Tempfail:
@@ -322,7 +358,11 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 	add("author", r.Author)
 	add("domain", r.Domain)
 	add("selectors", strings.Join(r.Selectors, ","))
+	if r.Unaligned {
+		add("risk", "d= is not the author's domain, so DMARC does not count the signature")
+	}
 	add("rule", r.Rule)
+	add("row", r.Row)
 	add("login", s.login)
 	if s.client.Client.IsValid() {
 		add("client", s.client.Client.String())

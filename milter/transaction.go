@@ -1,10 +1,11 @@
 package milter
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,10 @@ type Settings struct {
 	// Outcomes says what happens to mail that cannot be signed.
 	Outcomes Outcomes
 
+	// Rows has what each row of the rules' selector table changes, in its
+	// order; rows beyond its end change nothing.
+	Rows []Row
+
 	// HeaderBytes and HeaderFields bound the header of a message. 0 means
 	// DefaultHeaderBytes and DefaultHeaderFields.
 	HeaderBytes, HeaderFields int
@@ -55,6 +60,26 @@ type Settings struct {
 	// Domain, when not empty, is the signing domain whatever the author
 	// domain is, and Selector the only selector: for signing by hand.
 	Domain, Selector string
+}
+
+// Row is what a row of the selector table has in place of the general settings.
+// Nil and zero fields leave these in force.
+type Row struct {
+	Header, Body *signer.Canonicalization
+	Fields       *signer.Fields
+	Lifetime     *time.Duration
+	Outcomes     Outcomes
+}
+
+// late says whether what becomes of the header's fields is known only when the
+// row is, after they have come.
+func (s *Settings) late() bool {
+	for i := range s.Rows {
+		if r := &s.Rows[i]; r.Header != nil || r.Body != nil || r.Fields != nil {
+			return true
+		}
+	}
+	return false
 }
 
 const (
@@ -82,9 +107,11 @@ type Result struct {
 	Text   string // enhanced code and sentence
 
 	Rule      string   // the origin rule that matched
+	Row       string   // the row of the selector table, if there is one
 	Reason    string   // in words
 	Author    string   // author domain
 	Domain    string   // signing domain, d=
+	Unaligned bool     // Domain surely is of another organization than Author
 	Selectors []string // s=, as Fields
 	Broken    []error  // active keys that could not be used although others could
 	Bytes     int64    // body size
@@ -100,21 +127,31 @@ type Transaction struct {
 	mailFrom   string
 
 	message *signer.Message
-	from    []string // values of the From fields
+	options signer.Options
+	from    []string            // values of the From fields
+	others  map[string][]string // those of other fields that the rules ask for
+	asked   []string            // the names of these
+	late    bool                // keep the fields in held until the row is known
+	held    []signer.Field
 	fields  int
 	bytes   int // of header
 	over    string
 
-	result  Result
-	decided bool
-	cancel  context.CancelFunc
-	loading chan loaded
-	ready   *loaded
+	result     Result
+	outcomes   Outcomes
+	lifetime   time.Duration
+	candidates []policy.Candidate
+	decided    bool
+	cancel     context.CancelFunc
+	loading    chan loaded
+	ready      *loaded
 }
 
+// loaded is what the keystore has for the first candidate that has keys.
 type loaded struct {
-	signing *keystore.Signing
-	err     error
+	candidate policy.Candidate
+	signing   *keystore.Signing
+	err       error
 }
 
 // Begin starts a message at MAIL. It returns nil, and the result, for mail
@@ -131,8 +168,17 @@ func (s *Settings) Begin(c policy.Connection, login, mailFrom string, message *s
 	if strings.HasPrefix(c.MTA, "Postfix") {
 		profile = signer.Postfix
 	}
-	message.Reset(signer.Options{Header: s.Header, Body: s.Body, Fields: s.Fields, Profile: profile})
-	return &Transaction{set: s, connection: c, login: login, mailFrom: mailFrom, message: message, result: Result{Rule: origin.Rule}}, nil
+	t := &Transaction{
+		set: s, connection: c, login: login, mailFrom: mailFrom, message: message,
+		options:  signer.Options{Header: s.Header, Body: s.Body, Fields: s.Fields, Profile: profile},
+		asked:    s.Rules.Fields(),
+		late:     s.late(),
+		result:   Result{Rule: origin.Rule},
+		outcomes: s.Outcomes,
+		lifetime: s.Lifetime,
+	}
+	message.Reset(t.options)
+	return t, nil
 }
 
 // Field takes one header field as a milter gets it: the value with its blanks,
@@ -149,9 +195,21 @@ func (t *Transaction) Field(name, value string) {
 	case t.fields > orDefault(t.set.HeaderFields, DefaultHeaderFields):
 		t.over = fmt.Sprintf("more than %d header fields", orDefault(t.set.HeaderFields, DefaultHeaderFields))
 	default:
-		t.message.AddField(name, value)
+		if t.late {
+			t.held = append(t.held, signer.Field{Name: name, Value: value})
+		} else {
+			t.message.AddField(name, value)
+		}
 		if strings.EqualFold(name, "From") {
 			t.from = append(t.from, value)
+		}
+		for _, wanted := range t.asked {
+			if strings.EqualFold(name, wanted) {
+				if t.others == nil {
+					t.others = make(map[string][]string)
+				}
+				t.others[wanted] = append(t.others[wanted], value)
+			}
 		}
 	}
 }
@@ -164,19 +222,33 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	if t.over != "" {
 		return t.refuse(OverLimit, t.over)
 	}
-	d := t.set.Rules.Decide(t.connection, policy.Message{Login: t.login, MailFrom: t.mailFrom, From: t.from})
-	t.result.Author = d.Author
+	d := t.set.Rules.Decide(t.connection, policy.Message{Login: t.login, MailFrom: t.mailFrom, From: t.from, Fields: t.others})
+	t.result.Author, t.result.Row = d.Author, d.RowName
+	if d.Row > 0 && d.Row <= len(t.set.Rows) {
+		t.useRow(&t.set.Rows[d.Row-1])
+	}
 	switch d.Verdict {
+	case policy.Ours:
 	case policy.NotOurs:
 		return t.refuse(NotOurs, d.Reason)
-	case policy.NotSignable:
+	case policy.Denied:
+		return t.refuse(Denied, d.Reason)
+	case policy.Excluded:
+		return t.refuse(Excluded, d.Reason)
+	default:
 		return t.refuse(NotSignable, d.Reason)
 	}
 	t.result.Rule = d.Rule
-	t.result.Domain = cmp.Or(t.set.Domain, d.Domains[0])
+	t.candidates = d.Candidates
+	if t.set.Domain != "" {
+		t.candidates = []policy.Candidate{{Domain: t.set.Domain}}
+	}
+	for _, f := range t.held {
+		t.message.AddField(f.Name, f.Value)
+	}
+	t.held = nil
 
-	if signing, err, ok := t.set.Keys.Cached(t.result.Domain); ok {
-		t.ready = &loaded{signing, err}
+	if t.ready = t.cached(); t.ready != nil {
 		if !t.usable() {
 			return &t.result
 		}
@@ -184,11 +256,93 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	}
 	ctx, t.cancel = context.WithTimeout(ctx, orDefault(t.set.KeyTimeout, DefaultKeyTimeout))
 	t.loading = make(chan loaded, 1)
-	go func() {
-		signing, err := t.set.Keys.Signing(ctx, t.result.Domain)
-		t.loading <- loaded{signing, err}
-	}()
+	go func() { t.loading <- t.load(ctx) }()
 	return nil
+}
+
+// useRow puts the settings of a row in force.
+func (t *Transaction) useRow(r *Row) {
+	if r.Header != nil {
+		t.options.Header = *r.Header
+	}
+	if r.Body != nil {
+		t.options.Body = *r.Body
+	}
+	if r.Fields != nil {
+		t.options.Fields = r.Fields
+	}
+	if t.late {
+		t.message.Reset(t.options)
+	}
+	if r.Lifetime != nil {
+		t.lifetime = *r.Lifetime
+	}
+	if len(r.Outcomes) > 0 {
+		t.outcomes = maps.Clone(t.outcomes)
+		if t.outcomes == nil {
+			t.outcomes = Outcomes{}
+		}
+		maps.Copy(t.outcomes, r.Outcomes)
+	}
+}
+
+// cached returns the keys of the first candidate that has some, nil if that
+// takes a look at the store.
+func (t *Transaction) cached() *loaded {
+	var first *loaded
+	for _, c := range t.candidates {
+		signing, err, ok := t.set.Keys.Cached(c.Domain)
+		if !ok {
+			return nil
+		}
+		l := &loaded{c, signing, err}
+		if l.hasKeys(t.set.Selector) {
+			return l
+		}
+		if first == nil {
+			first = l
+		}
+	}
+	return first
+}
+
+// load is cached with a look at the store. A candidate whose keys cannot be
+// read is not passed over for the next.
+func (t *Transaction) load(ctx context.Context) loaded {
+	var first *loaded
+	for _, c := range t.candidates {
+		signing, err := t.set.Keys.Signing(ctx, c.Domain)
+		l := &loaded{c, signing, err}
+		if l.hasKeys(t.set.Selector) {
+			return *l
+		}
+		if first == nil {
+			first = l
+		}
+	}
+	return *first
+}
+
+// hasKeys says whether the candidate is the one to sign, or to fail.
+func (l *loaded) hasKeys(only string) bool {
+	if l.err != nil {
+		return !errors.Is(l.err, keystore.ErrNotFound)
+	}
+	return len(l.signing.Broken) > 0 || len(l.keys(only)) > 0
+}
+
+// keys returns the active keys that the candidate signs with.
+func (l *loaded) keys(only string) []keystore.SigningKey {
+	if only == "" && l.candidate.Selectors == nil {
+		return l.signing.Keys
+	}
+	var keys []keystore.SigningKey
+	for _, k := range l.signing.Keys {
+		if (only == "" || only == k.Selector) && (l.candidate.Selectors == nil || slices.Contains(l.candidate.Selectors, k.Selector)) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // Write takes a piece of the body.
@@ -213,18 +367,20 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 		return t.refuse(NotSignable, "bare CR or LF in the message")
 	}
 
-	signing := t.ready.signing
-	keys := make([]signer.Key, 0, len(signing.Keys))
-	for _, k := range signing.Keys {
-		if t.set.Selector == "" || t.set.Selector == k.Selector {
-			keys = append(keys, signer.Key{Domain: t.result.Domain, Selector: k.Selector, Lifetime: t.set.Lifetime, Signer: k.Signer})
-		}
+	c := t.ready.candidate
+	signing := t.ready.keys(t.set.Selector)
+	keys := make([]signer.Key, 0, len(signing))
+	for _, k := range signing {
+		keys = append(keys, signer.Key{Domain: c.Domain, Selector: k.Selector, Identity: c.Identity, Lifetime: t.lifetime, Signer: k.Signer})
+	}
+	if t.message.AlreadySigned(now, keys) {
+		return t.refuse(AlreadySigned, "our own signature on top is valid")
 	}
 	fields, err := t.message.Sign(now, keys)
 	if err != nil {
 		return t.refuse(KeyUnusable, err.Error())
 	}
-	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, signing.Broken
+	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, t.ready.signing.Broken
 	for _, k := range keys {
 		t.result.Selectors = append(t.result.Selectors, k.Selector)
 	}
@@ -252,41 +408,47 @@ func (t *Transaction) wait() {
 // result. A broken key is made up for by another that signs, but not an RSA
 // key by Ed25519 alone, which many verifiers do not know (RFC 8463, section 6).
 func (t *Transaction) usable() bool {
-	err, signing := t.ready.err, t.ready.signing
+	l := t.ready
+	t.result.Domain, t.result.Unaligned = l.candidate.Domain, l.candidate.Unaligned
 	switch {
-	case errors.Is(err, keystore.ErrNotFound):
-		t.refuse(NoKey, "the keystore has no domain "+t.result.Domain)
+	case errors.Is(l.err, keystore.ErrNotFound):
+		t.refuse(NoKey, "the keystore has no domain "+t.tried())
 		return false
-	case err != nil:
-		if errors.Is(err, keystore.ErrBroken) {
-			t.refuse(KeyUnusable, err.Error())
-		} else {
-			t.refuse(StoreDown, err.Error())
-		}
+	case errors.Is(l.err, keystore.ErrBroken):
+		t.refuse(KeyUnusable, l.err.Error())
+		return false
+	case l.err != nil:
+		t.refuse(StoreDown, l.err.Error())
 		return false
 	}
-	signs, rsa := false, false
-	for _, k := range signing.Keys {
-		if t.set.Selector == "" || t.set.Selector == k.Selector {
-			signs = true
-			rsa = rsa || k.Algorithm != keystore.Ed25519
-		}
-	}
+	keys := l.keys(t.set.Selector)
+	rsa := slices.ContainsFunc(keys, func(k keystore.SigningKey) bool { return k.Algorithm != keystore.Ed25519 })
 	switch {
-	case len(signing.Broken) > 0 && !rsa:
-		t.refuse(KeyUnusable, errors.Join(signing.Broken...).Error())
-	case !signs && t.set.Selector != "":
-		t.refuse(NoKey, fmt.Sprintf("%s has no active key %s", t.result.Domain, t.set.Selector))
-	case !signs:
-		t.refuse(NoKey, t.result.Domain+" has no active key")
-	default:
+	case len(l.signing.Broken) > 0 && !rsa:
+		t.refuse(KeyUnusable, errors.Join(l.signing.Broken...).Error())
+	case len(keys) > 0:
 		return true
+	case t.set.Selector != "":
+		t.refuse(NoKey, fmt.Sprintf("%s has no active key %s", t.result.Domain, t.set.Selector))
+	case l.candidate.Selectors != nil:
+		t.refuse(NoKey, fmt.Sprintf("%s has no active key among %s", t.result.Domain, strings.Join(l.candidate.Selectors, ", ")))
+	default:
+		t.refuse(NoKey, t.tried()+" has no active key")
 	}
 	return false
 }
 
+// tried names the candidates.
+func (t *Transaction) tried() string {
+	names := make([]string, len(t.candidates))
+	for i, c := range t.candidates {
+		names[i] = c.Domain
+	}
+	return strings.Join(names, " or ")
+}
+
 func (t *Transaction) refuse(c Cause, reason string) *Result {
-	t.set.Outcomes.settle(&t.result, c, reason)
+	t.outcomes.settle(&t.result, c, reason)
 	return &t.result
 }
 

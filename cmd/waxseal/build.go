@@ -19,7 +19,6 @@ import (
 	"waxseal/keystore"
 	"waxseal/keystore/dns"
 	"waxseal/milter"
-	"waxseal/milter/policy"
 	"waxseal/signer"
 	"waxseal/signer/libcrypto"
 )
@@ -90,20 +89,8 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 		}
 	}
 
-	rules, err := policy.New(policy.Options{Origin: originOptions(d.Origin)})
-	if err != nil {
-		for _, each := range unjoin(err) {
-			key := "origin.networks"
-			if strings.HasPrefix(each.Error(), "daemon name") {
-				key = "origin.daemon_names"
-			}
-			remedy := ""
-			if strings.Contains(each.Error(), "whole Internet") {
-				remedy = "set origin.allow_internet = true if that is really meant"
-			}
-			check(key, each, remedy)
-		}
-	}
+	rules, rows, bad := buildRules(d)
+	found = append(found, bad...)
 	fields, err := signer.NewFields(d.Signing.Fields, d.Signing.Oversign)
 	if err != nil {
 		_, signed := signer.NewFields(d.Signing.Fields, []string{})
@@ -115,21 +102,8 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 		check("signing.oversign", oversigned, "")
 	}
 
-	outcomes := milter.Outcomes{}
-	for _, o := range []struct {
-		key    string
-		cause  milter.Cause
-		action milter.Action
-	}{
-		{"no_key", milter.NoKey, d.Outcome.NoKey},
-		{"key_unusable", milter.KeyUnusable, d.Outcome.KeyUnusable},
-		{"store_down", milter.StoreDown, d.Outcome.StoreDown},
-		{"not_signable", milter.NotSignable, d.Outcome.NotSignable},
-		{"over_limit", milter.OverLimit, d.Outcome.OverLimit},
-	} {
-		check("outcome."+o.key, milter.Outcomes{o.cause: o.action}.Check(), "")
-		outcomes[o.cause] = o.action
-	}
+	outcomes, bad := buildOutcomes(d, "outcome", d.Outcome)
+	found = append(found, bad...)
 	for _, l := range []struct {
 		key   string
 		value int
@@ -168,33 +142,16 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 		Fields:       fields,
 		Lifetime:     time.Duration(d.Signing.Expiry),
 		Outcomes:     outcomes,
+		Rows:         rows,
 		HeaderBytes:  int(d.Limits.HeaderBytes),
 		HeaderFields: d.Limits.HeaderFields,
 		KeyTimeout:   time.Duration(d.Limits.KeyTimeout),
 	}, nil
 }
 
-func originOptions(o OriginConfig) policy.OriginOptions {
-	options := policy.OriginOptions{
-		NoLogin:       !o.Login,
-		Networks:      o.Networks,
-		AllowInternet: o.AllowInternet,
-		NoLocal:       !o.Local,
-		DaemonNames:   o.DaemonNames,
-	}
-	// In a file, an empty list says none; nil would say the default.
-	if options.Networks == nil {
-		options.Networks = []string{}
-	}
-	if options.DaemonNames == nil {
-		options.DaemonNames = []string{}
-	}
-	return options
-}
-
 // warnings are doubts about settings that are valid.
 func warnings(d *decoded) problems {
-	var found problems
+	found := ruleWarnings(d)
 	if e := time.Duration(d.Signing.Expiry); e > 0 && e < minExpiry {
 		found = append(found, d.problem("signing.expiry", fmt.Errorf("%s: mail that waits in a queue for five days arrives with an expired signature", d.Signing.Expiry),
 			"use 6d or more, or leave it out"))

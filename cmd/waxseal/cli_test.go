@@ -117,7 +117,9 @@ func TestFromNoKeyToASignedMessage(t *testing.T) {
 
 	// The same rules as the daemon's.
 	c.fails(testMail, "sign --client 192.0.2.1", exitFailed, "192.0.2.1 is in no trusted network")
-	c.ok(testMail, "sign --client 192.0.2.1 --login ann")
+	c.ok(testMail, "sign --client 192.0.2.1 --login ann@example.com")
+	c.ok(testMail, "sign --client 192.0.2.1 --login ann --host mx.example.com")
+	c.fails(testMail, "sign --client 192.0.2.1 --login eve@example.org", exitFailed, "eve@example.org", "example.com")
 	c.fails(testMail, "sign --client here", exitMisuse, "no IP address")
 	c.fails(strings.Replace(testMail, "example.com", "example.org", 1), "sign", exitFailed, "example.org")
 	c.ok(strings.Replace(testMail, "example.com", "example.org", 1), "sign --domain example.com")

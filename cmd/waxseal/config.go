@@ -34,6 +34,16 @@ type Config struct {
 	// send its content.
 	Origin OriginConfig `toml:"origin"`
 
+	// Who may sign for which domain.
+	Permission PermissionConfig `toml:"permission"`
+
+	// The selector table: what differs for a login, an address or a domain.
+	// One table for each row, with a name of your choice. The most specific
+	// row is used: that of the login, else of the address, the domain, the
+	// nearest domain above that extends to subdomains, and "*". A domain
+	// without a row signs for itself with all its active keys.
+	Row map[string]RowConfig `toml:"row"`
+
 	// How signatures are made. The defaults are right for nearly all.
 	Signing SigningConfig `toml:"signing"`
 
@@ -85,10 +95,19 @@ type ListenConfig struct {
 	// Allow an inet address that other machines can reach. Every machine that
 	// can connect can have mail signed: use it behind a firewall only.
 	AllowRemote bool `toml:"allow_remote"`
+
+	// Origin rules of this listener, in place of those for all: a table
+	// [listen.NAME.origin] in which every rule is off that is not set. There,
+	// all = true makes ours whatever comes in: for a socket that only the
+	// submission service uses.
+	Origin *OriginConfig `toml:"origin"`
 }
 
 // OriginConfig is the [origin] table.
 type OriginConfig struct {
+	// Mail of clients in these networks is never ours, even with a login.
+	SkipNetworks []string `toml:"skip_networks"`
+
 	// Mail of clients that have logged in (SASL).
 	Login bool `toml:"login"`
 
@@ -107,6 +126,130 @@ type OriginConfig struct {
 	// "-o milter_macro_daemon_name=ORIGINATING" in master.cf, and Sendmail from
 	// DAEMON_OPTIONS.
 	DaemonNames []string `toml:"daemon_names"`
+
+	// Mail of clients whose TLS certificate, verified by the mail server, has
+	// one of these subjects: common names as the macro {cert_subject} has them.
+	Certificates []string `toml:"certificates"`
+
+	// The issuer that such a certificate must have, as {cert_issuer} has it.
+	// Name it unless the mail server trusts your own authority alone.
+	CertificateIssuer string `toml:"certificate_issuer"`
+
+	// Mail of clients with any verified certificate.
+	AnyCertificate bool `toml:"any_certificate"`
+
+	// Mail for which the mail server sends one of these macros: "{name}", or
+	// "{name}=value".
+	Macros []string `toml:"macros"`
+
+	// All mail. Only for a single listener.
+	All bool `toml:"all"`
+}
+
+// PermissionConfig is the [permission] table.
+type PermissionConfig struct {
+	// Hold logins to the domains they may use. false lets every login sign for
+	// every domain of the keystore.
+	Check bool `toml:"check"`
+
+	// A login may sign for its own domain: ann@example.com for example.com.
+	// Switch it off where the password check ignores what stands behind the @,
+	// as Cyrus saslauthd does without its option -r.
+	OwnDomain bool `toml:"own_domain"`
+
+	// What logins without a domain may sign for. ["mail server"] means the
+	// mail server's own name and the domain it is in; an empty list means none,
+	// which is right where customers have such logins.
+	LoginDomains []string `toml:"login_domains"`
+
+	// Further permissions: one table [permission.grant.NAME] for each.
+	Grant map[string]GrantConfig `toml:"grant"`
+}
+
+// GrantConfig is one [permission.grant.NAME] table.
+type GrantConfig struct {
+	// Who: this login; or "@example.com" for all logins of a domain, "*" for all.
+	Login string `toml:"login"`
+
+	// Or who: clients without a login in this network. They may then sign for
+	// nothing else.
+	Network string `toml:"network"`
+
+	// Or who: clients without a login with a verified certificate of this
+	// subject. They may then sign for nothing else.
+	Certificate string `toml:"certificate"`
+
+	// The issuer of that certificate.
+	CertificateIssuer string `toml:"certificate_issuer"`
+
+	// For what: these domains.
+	Domains []string `toml:"domains"`
+
+	// And all below them.
+	Subdomains bool `toml:"subdomains"`
+
+	// For what: these addresses.
+	Addresses []string `toml:"addresses"`
+
+	// For what: any domain, those of others included.
+	AnyDomain bool `toml:"any_domain"`
+}
+
+// RowConfig is one [row.NAME] table.
+type RowConfig struct {
+	// What the row is about: a login, or
+	Login string `toml:"login"`
+
+	// an address of the author, or
+	Address string `toml:"address"`
+
+	// an author domain, or "*" for all mail that no other row is about.
+	Domain string `toml:"domain"`
+
+	// The row is about all domains below its domain, too.
+	Subdomains bool `toml:"subdomains"`
+
+	// The domain to sign as. Empty: the author domain. For a login, "*", and
+	// what is below a domain, keys of the author domain itself come first.
+	SignAs string `toml:"sign_as"`
+
+	// Use the row even where the author domain has keys of its own.
+	Always bool `toml:"always"`
+
+	// Sign with these selectors only. Empty: with all active keys.
+	Selectors []string `toml:"selectors"`
+
+	// The identity, i=: an address or "@domain" within the signing domain, or
+	// "address" for the author's own. Empty: none.
+	Identity string `toml:"identity"`
+
+	// false leaves such mail unsigned.
+	Enabled bool `toml:"enabled"`
+
+	// Why it is not enabled, for the log.
+	Reason string `toml:"reason"`
+
+	// Never let such mail leave unsigned: tempfail, whatever the cause.
+	Strict bool `toml:"strict"`
+
+	// As in [signing]. Empty: as there.
+	Canonicalization string `toml:"canonicalization"`
+
+	// As in [signing]. "0s": as there.
+	Expiry Duration `toml:"expiry"`
+
+	// Signatures never expire, even if they do by [signing].
+	NeverExpires bool `toml:"never_expires"`
+
+	// As in [signing]. Empty: as there.
+	Fields []string `toml:"fields"`
+
+	// As in [signing]. Empty: as there.
+	Oversign []string `toml:"oversign"`
+
+	// Outcomes of such mail: a table [row.NAME.outcome] with what differs from
+	// [outcome].
+	Outcome *OutcomeConfig `toml:"outcome"`
 }
 
 // SigningConfig is the [signing] table.
@@ -126,6 +269,11 @@ type SigningConfig struct {
 	// once more than they are present (RFC 6376, section 8.15).
 	Oversign []string `toml:"oversign"`
 
+	// Fields that choose the author domain in place of From, most wanted
+	// first, on a list server that signs with its own domain: List-Id,
+	// List-Post, List-Owner, Sender, Resent-Sender, Resent-From.
+	AuthorFields []string `toml:"author_fields"`
+
 	// What makes RSA signatures: "libcrypto" is the system's OpenSSL, "go" is
 	// Go's own library, "auto" the faster of the two, measured. Needs a restart.
 	RSA RSAMode `toml:"rsa"`
@@ -133,6 +281,9 @@ type SigningConfig struct {
 
 // OutcomeConfig is the [outcome] table.
 type OutcomeConfig struct {
+	// Never let our mail leave unsigned: tempfail, whatever the cause.
+	Strict bool `toml:"strict"`
+
 	// The author domain has no active key: accept, tempfail or reject.
 	NoKey milter.Action `toml:"no_key"`
 
@@ -142,6 +293,9 @@ type OutcomeConfig struct {
 
 	// The keystore does not answer, and nothing is cached: accept or tempfail.
 	StoreDown milter.Action `toml:"store_down"`
+
+	// The sender may not sign for the author domain: accept or reject.
+	Denied milter.Action `toml:"denied"`
 
 	// The message can never be signed: no From field, two of them, authors of
 	// two domains, bare CR or LF. accept or reject.
@@ -198,15 +352,27 @@ func defaultConfig() Config {
 			Networks:    []string{"127.0.0.0/8", "::1/128"},
 			Local:       true,
 			DaemonNames: []string{"ORIGINATING"},
+
+			SkipNetworks: []string{},
+			Certificates: []string{},
+			Macros:       []string{},
+		},
+		Permission: PermissionConfig{
+			Check:        true,
+			OwnDomain:    true,
+			LoginDomains: []string{ownLoginDomains},
 		},
 		Signing: SigningConfig{
 			Fields:   signer.DefaultSigned(),
 			Oversign: signer.DefaultOversigned(),
+
+			AuthorFields: []string{},
 		},
 		Outcome: OutcomeConfig{
 			NoKey:       milter.DefaultAction(milter.NoKey),
 			KeyUnusable: milter.DefaultAction(milter.KeyUnusable),
 			StoreDown:   milter.DefaultAction(milter.StoreDown),
+			Denied:      milter.DefaultAction(milter.Denied),
 			NotSignable: milter.DefaultAction(milter.NotSignable),
 			OverLimit:   milter.DefaultAction(milter.OverLimit),
 		},
@@ -227,7 +393,13 @@ func defaultListen() ListenConfig {
 	return ListenConfig{Mode: FileMode(defaultSocketMode)}
 }
 
+// defaultRow is a row's settings before its table is read.
+func defaultRow() RowConfig { return RowConfig{Enabled: true} }
+
 const (
+	// ownLoginDomains stands for the mail server's own domains.
+	ownLoginDomains = "mail server"
+
 	defaultSocketMode fs.FileMode = 0o660
 	defaultSocket                 = "unix:/run/waxseal/milter.sock"
 )

@@ -157,6 +157,9 @@ func (w *walker) table(prefix string, keys map[string]toml.Primitive, v reflect.
 			}
 		case reflect.Map:
 			w.tables(key, value, field)
+		case reflect.Pointer:
+			field.Set(reflect.New(field.Type().Elem()))
+			w.subtable(key, value, field.Elem())
 		default:
 			w.value(key, value, field)
 		}
@@ -181,12 +184,23 @@ func (w *walker) tables(key string, value toml.Primitive, v reflect.Value) {
 	}
 	v.Set(reflect.MakeMap(v.Type()))
 	for _, name := range sortedKeys(named) {
-		element := reflect.New(v.Type().Elem()).Elem()
-		element.Set(reflect.ValueOf(defaultListen()))
+		element := defaultElement(v.Type().Elem())
 		w.decoded.lines[key+"."+name] = w.line(named[name])
 		w.subtable(key+"."+name, named[name], element)
 		v.SetMapIndex(reflect.ValueOf(name), element)
 	}
+}
+
+// defaultElement is a named table before it is read.
+func defaultElement(t reflect.Type) reflect.Value {
+	element := reflect.New(t).Elem()
+	switch t {
+	case reflect.TypeFor[ListenConfig]():
+		element.Set(reflect.ValueOf(defaultListen()))
+	case reflect.TypeFor[RowConfig]():
+		element.Set(reflect.ValueOf(defaultRow()))
+	}
+	return element
 }
 
 // value decodes a single value. It goes to a fresh one first, since the library

@@ -40,16 +40,24 @@ func settings() []setting {
 				all = append(all, setting{key: key, comment: comment, value: value})
 				continue
 			}
-			if field.Kind() == reflect.Map {
+			switch field.Kind() {
+			case reflect.Map:
 				key += ".NAME"
-				listen := defaultListen()
-				if err := listen.Address.set(defaultSocket); err != nil {
-					panic(err) // a constant of ours
+				element := defaultElement(field.Type().Elem())
+				if listen, ok := element.Interface().(ListenConfig); ok {
+					if err := listen.Address.set(defaultSocket); err != nil {
+						panic(err) // a constant of ours
+					}
+					element = reflect.ValueOf(listen)
 				}
-				field = reflect.ValueOf(listen)
+				all = append(all, setting{key: key, comment: comment, table: true})
+				walk(key+".", element)
+			case reflect.Pointer: // a table that is described elsewhere
+				all = append(all, setting{key: key, comment: comment, table: true})
+			default:
+				all = append(all, setting{key: key, comment: comment, table: true})
+				walk(key+".", field)
 			}
-			all = append(all, setting{key: key, comment: comment, table: true})
-			walk(key+".", field)
 		}
 	}
 	walk("", reflect.ValueOf(defaultConfig()))
@@ -126,11 +134,11 @@ func writeExample(w io.Writer) error {
 		}
 		_, name, _ := cutLast(s.key, ".")
 		if s.table {
-			key := strings.ReplaceAll(s.key, ".NAME", ".milter")
-			if key != s.key {
-				b.WriteString("#") // an empty listener would be one without an address
+			// A named table would be there as soon as it is named.
+			if strings.Contains(s.key, ".NAME") {
+				b.WriteString("#")
 			}
-			b.WriteString("[" + key + "]\n")
+			b.WriteString("[" + strings.ReplaceAll(s.key, ".NAME", ".example") + "]\n")
 			continue
 		}
 		for line := range strings.Lines(name + " = " + s.value + "\n") {

@@ -158,10 +158,13 @@ func TestTheExampleIsTrue(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, all)
 	}
-	if got := d.Listen["milter"].Address.String(); got != defaultSocket || len(d.Listen) != 1 {
+	if got := d.Listen["example"].Address.String(); got != defaultSocket || len(d.Listen) != 1 {
 		t.Errorf("listeners %v, want one at %s", d.Listen, defaultSocket)
 	}
-	d.Listen = nil
+	if len(d.Row) != 1 || len(d.Permission.Grant) != 1 || d.Listen["example"].Origin == nil || d.Row["example"].Outcome == nil {
+		t.Errorf("not all named tables are there: %+v", d.Config)
+	}
+	d.Listen, d.Row, d.Permission.Grant = nil, nil, nil
 	if want := defaultConfig(); !reflect.DeepEqual(d.Config, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", d.Config, want)
 	}

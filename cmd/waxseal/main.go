@@ -151,6 +151,7 @@ looks after the keys it signs with.`,
 		a.dnsCommand(),
 		a.signCommand(),
 		a.verifyCommand(),
+		a.explainCommand(),
 		a.checkCommand(),
 		a.configCommand(),
 	)

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,7 +15,8 @@ import (
 )
 
 func (a *app) signCommand() *cobra.Command {
-	var domain, selector, login, client, mta string
+	var domain, selector string
+	var f factFlags
 	c := &cobra.Command{
 		Use:   "sign",
 		Short: "Sign a message as the daemon would",
@@ -29,27 +30,24 @@ status is 1.`,
   waxseal sign --login ann@example.com --client 203.0.113.9 < message.eml`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			connection := policy.Connection{Local: true, MTA: mta}
-			if client != "" || login != "" {
-				connection.Local = false
+			connection, err := f.connection()
+			if err != nil {
+				return err
 			}
-			if client != "" {
-				ip, err := netip.ParseAddr(client)
-				if err != nil {
-					return misused(withHint(fmt.Errorf("--client %q is no IP address", client), "write it like 203.0.113.9 or 2001:db8::1"))
-				}
-				connection.Client = ip.Unmap()
-			}
-			return a.sign(c.Context(), connection, login, domain, selector)
+			return a.sign(c.Context(), connection, f.login, domain, selector)
 		},
 	}
 	a.storeFlags(c)
+	f.add(c)
 	c.Flags().StringVar(&domain, "domain", "", "sign as this `domain` instead of the author's")
 	c.Flags().StringVar(&selector, "selector", "", "sign with this active `selector` only")
-	c.Flags().StringVar(&login, "login", "", "the SASL `login` of the client")
-	c.Flags().StringVar(&client, "client", "", "the IP `address` of the client")
-	c.Flags().StringVar(&mta, "mta", "", "the mail `server` that will send the message on, as its macro v names it; all but Postfix count as Sendmail")
 	return c
+}
+
+// hostName is the name of this machine, or nothing.
+func hostName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 func (a *app) sign(ctx context.Context, connection policy.Connection, login, domain, selector string) error {
