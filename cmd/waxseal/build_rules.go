@@ -106,8 +106,6 @@ func buildRow(d *decoded, key string, c RowConfig) (milter.Row, problems) {
 		check("fields", err)
 	}
 	switch {
-	case c.NeverExpires && c.Expiry > 0:
-		check("never_expires", errors.New("contradicts expiry"))
 	case c.NeverExpires:
 		row.Lifetime = new(time.Duration)
 	case c.Expiry > 0:

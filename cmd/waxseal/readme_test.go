@@ -1,0 +1,76 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func readme(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestREADMEHasTheRulesThatAreTested compares the README's section on the rules
+// with the package comment of policy, whose every sentence has a row in the
+// table of its tests.
+func TestREADMEHasTheRulesThatAreTested(t *testing.T) {
+	doc, err := os.ReadFile("../../milter/policy/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	rules := regexp.MustCompile(`(?m)^// ?`).ReplaceAllString(string(doc), "")
+	rules = rules[strings.Index(rules, "# Whose mail is ours"):strings.Index(rules, "\npackage policy")]
+	section := readme(t)
+	section = section[strings.Index(section, "### Whose mail is ours"):]
+	section = section[:strings.Index(section, "### In the configuration")]
+	section = regexp.MustCompile(`(?m)^### `).ReplaceAllString(section, "# ")
+	if got, want := words(section), words(rules); got != want {
+		t.Errorf("the README has\n%s\nand the rules that are tested are\n%s", section, rules)
+	}
+}
+
+// TestREADMEConfigurationsAreValid decodes every configuration in the README.
+func TestREADMEConfigurationsAreValid(t *testing.T) {
+	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
+	if len(blocks) < 2 {
+		t.Fatalf("%d configurations found", len(blocks))
+	}
+	for _, b := range blocks {
+		text := strings.ReplaceAll(b[1], `group = "postfix"`, "")
+		d, err := decodeConfig("README.md", text)
+		if err == nil {
+			_, err = buildSettings(d)
+		}
+		if err == nil {
+			err = checkListeners(d)
+		}
+		if err != nil {
+			t.Errorf("%v\n%s", err, text)
+		}
+	}
+}
+
+// TestREADMENamesEveryCommand wants each command in the README, so that nobody
+// has to find one by chance.
+func TestREADMENamesEveryCommand(t *testing.T) {
+	text := readme(t)
+	a := &app{}
+	for _, c := range a.rootCommand().Commands() {
+		if c.Name() != "help" && !strings.Contains(text, "waxseal "+c.Name()) {
+			t.Errorf("the README does not name waxseal %s", c.Name())
+		}
+	}
+	for _, name := range []string{"LICENSE", "contrib/bench/README.md"} {
+		if _, err := os.Stat(filepath.Join("../..", name)); err != nil {
+			t.Errorf("the README leads to %s: %v", name, err)
+		}
+	}
+}
