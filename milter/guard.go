@@ -36,6 +36,12 @@ const (
 	// a whole before they are handed on. SMTP command lines end at 2 KiB.
 	maxEnvelopeFrame = readBuffer - 4
 
+	// maxMacroFrame and maxMacros bound the macros of one command, which
+	// go-milter keeps as long as the connection lasts. Postfix sends some ten,
+	// in well under 2 KiB.
+	maxMacroFrame = readBuffer - 4
+	maxMacros     = 100
+
 	// readBuffer is what a connection keeps for reading. Body packets of
 	// 64 KiB go through it in four pieces.
 	readBuffer = 16 << 10
@@ -84,6 +90,7 @@ type guard struct {
 	// flushed is called after each write to the peer.
 	flushed func()
 
+	spoken  bool   // the first packet has begun
 	rest    int    // bytes of the current frame still to be handed over from reader
 	pending []byte // bytes to be handed over before those: a rewritten frame
 	out     []byte // packets not yet written
@@ -136,7 +143,11 @@ func (g *guard) Read(p []byte) (n int, err error) {
 // with neither when the frame was dropped or taken.
 func (g *guard) next() error {
 	if g.reader.Buffered() == 0 {
-		g.conn.SetReadDeadline(time.Now().Add(g.idle))
+		wait := g.idle
+		if !g.spoken { // who has nothing to say need not connect
+			wait = g.frame
+		}
+		g.conn.SetReadDeadline(time.Now().Add(wait))
 		if _, err := g.reader.Peek(1); err != nil {
 			return err
 		}
@@ -153,6 +164,7 @@ func (g *guard) next() error {
 		return err
 	}
 	command := head[4]
+	g.spoken = true
 	size := 4 + int(length)
 	if g.reader.Buffered() < size {
 		g.conn.SetReadDeadline(time.Now().Add(g.frame))
@@ -169,6 +181,16 @@ func (g *guard) next() error {
 		if head[5] == cmdHeader || head[5] == cmdBody {
 			_, err := g.reader.Discard(size)
 			return midFrame(err)
+		}
+		if length > maxMacroFrame {
+			return malformed(fmt.Sprintf("macro packet of %d bytes, want at most %d", length, maxMacroFrame))
+		}
+		packet, err := g.peek(size)
+		if err != nil {
+			return err
+		}
+		if n := bytes.Count(packet[6:], []byte{0}); n > 2*maxMacros {
+			return malformed(fmt.Sprintf("packet of %d macros, want at most %d", n/2, maxMacros))
 		}
 	case cmdConnect, cmdMail, cmdRcpt:
 		if length > maxEnvelopeFrame {

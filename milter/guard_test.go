@@ -18,7 +18,7 @@ var negotiation = appendPacket(nil, 'O', []byte{0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0x
 
 func TestMalformedPacketsCostOnlyTheirConnection(t *testing.T) {
 	s := startServer(t, Options{PacketTimeout: time.Second}, nil)
-	for name, bytes := range map[string][]byte{
+	for name, packets := range map[string][]byte{
 		"length zero, first of all":     {0, 0, 0, 0},
 		"length zero, later":            join(negotiation, []byte{0, 0, 0, 0, 'M'}),
 		"512 MiB announced, first":      {0x20, 0, 0, 0, 'O'},
@@ -34,6 +34,8 @@ func TestMalformedPacketsCostOnlyTheirConnection(t *testing.T) {
 		"CONNECT with address cut off":  join(negotiation, appendPacket(nil, 'C', []byte("host\x004\x00\x19192.0.2.1"))),
 		"CONNECT of an odd family":      join(negotiation, appendPacket(nil, 'C', []byte("host\x00X\x00\x191\x00"))),
 		"MAIL over the limit":           join(negotiation, appendPacket(nil, 'M', make([]byte, maxEnvelopeFrame))),
+		"macros over the limit":         join(negotiation, appendPacket(nil, 'D', append([]byte{'C'}, make([]byte, maxMacroFrame)...))),
+		"too many macros":               join(negotiation, appendPacket(nil, 'D', append([]byte{'C'}, bytes.Repeat([]byte("a\x00b\x00"), maxMacros+1)...))),
 		"macro packet of nothing":       join(negotiation, appendPacket(nil, 'D', nil)),
 		"negotiation twice":             join(negotiation, negotiation),
 		"negotiation too short":         appendPacket(nil, 'O', []byte{0, 0, 0, 6}),
@@ -54,7 +56,7 @@ func TestMalformedPacketsCostOnlyTheirConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			if _, err := conn.Write(bytes); err != nil {
+			if _, err := conn.Write(packets); err != nil {
 				t.Fatal(err)
 			}
 			conn.(*net.TCPConn).CloseWrite()
@@ -169,6 +171,15 @@ func TestAPeerThatIsSilentBetweenPacketsIsNot(t *testing.T) {
 
 func TestASilentPeerIsCutOffAtLast(t *testing.T) {
 	s := startServer(t, Options{IdleTimeout: 50 * time.Millisecond}, nil)
+	conn := s.postfixClient(t).conn
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.Copy(io.Discard, conn); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("not cut off: %v", err)
+	}
+}
+
+func TestAPeerThatNeverSpeaksIsCutOffSoon(t *testing.T) {
+	s := startServer(t, Options{PacketTimeout: 50 * time.Millisecond}, nil)
 	conn, err := net.Dial("tcp", s.address.String())
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// maxSocketPath is sun_path less its NUL, unix(7).
+const maxSocketPath = 107
+
 // Address is where a milter listens: "unix" and a path, or "tcp4" or "tcp6"
 // and host:port.
 type Address struct {
@@ -36,9 +39,8 @@ func ParseAddress(s string) (Address, error) {
 			}
 			rest = abs
 		}
-		const longest = 107 // sun_path less its NUL, unix(7)
-		if len(rest) > longest {
-			return Address{}, fmt.Errorf("address %q: path of %d bytes, a socket's may have %d", s, len(rest), longest)
+		if len(rest) > maxSocketPath {
+			return Address{}, fmt.Errorf("address %q: path of %d bytes, a socket's may have %d", s, len(rest), maxSocketPath)
 		}
 		return Address{"unix", rest}, nil
 	case "inet", "inet6":
@@ -128,21 +130,25 @@ func Listen(a Address, o SocketOptions) (net.Listener, error) {
 	if err := removeStale(a.Address); err != nil {
 		return nil, err
 	}
-	temporary := fmt.Sprintf("%s.%d", a.Address, os.Getpid())
+	temporary := filepath.Join(filepath.Dir(a.Address), fmt.Sprintf(".%d", os.Getpid()))
+	if len(temporary) > maxSocketPath {
+		return nil, fmt.Errorf("socket %s: the path is too long by %d bytes", a.Address, len(temporary)-maxSocketPath)
+	}
 	os.Remove(temporary)
+	// The mode comes from the umask and the owner is set without following
+	// links, as the directory may be another user's.
+	umask := syscall.Umask(int(^o.Mode.Perm() & 0o777))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	syscall.Umask(umask)
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
 	finish := func() error {
 		if o.UID >= 0 || o.GID >= 0 {
-			if err := os.Chown(temporary, o.UID, o.GID); err != nil {
+			if err := os.Lchown(temporary, o.UID, o.GID); err != nil {
 				return err
 			}
-		}
-		if err := os.Chmod(temporary, o.Mode); err != nil {
-			return err
 		}
 		return os.Rename(temporary, a.Address)
 	}

@@ -102,7 +102,7 @@ func (o Outcomes) settle(r *Result, c Cause, reason string) {
 	}
 	switch r.Action {
 	case Tempfail:
-		r.Code, r.Text = 451, known.temporary+" "+sentence(c, reason)
+		r.Code, r.Text = 451, known.temporary+" "+sentence(c, reason)+"; try again later"
 	case Reject:
 		r.Code, r.Text = known.code, known.status+" "+sentence(c, reason)
 	}
@@ -115,7 +115,7 @@ func sentence(c Cause, reason string) string {
 	case NoKey:
 		return "This server has no DKIM key for the domain of the From field"
 	case KeyUnusable, StoreDown:
-		return "The message cannot be signed at the moment, try again later"
+		return "The message cannot be signed at the moment"
 	case Denied:
 		return "You may not send mail with this From address: " + printable(reason)
 	case NotSignable:

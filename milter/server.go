@@ -84,6 +84,7 @@ type Server struct {
 	stats    Stats
 	messages sync.Pool // of *signer.Message
 	slots    chan struct{}
+	halt     chan struct{}   // closed when the server begins to stop
 	ctx      context.Context // ends when the server has to stop at once
 	cancel   context.CancelFunc
 
@@ -116,6 +117,7 @@ func New(settings *Settings, o Options) *Server {
 		now:       o.Now,
 		messages:  sync.Pool{New: func() any { return signer.New(signer.Options{}) }},
 		slots:     make(chan struct{}, o.Connections),
+		halt:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 	}
@@ -135,8 +137,8 @@ func (s *Server) Stats() *Stats { return &s.stats }
 var ErrStopped = errors.New("milter: server stopped")
 
 // Serve takes connections from a listener, whose name stands in the log, until
-// Shutdown closes it. When all slots are taken it takes no more, so that
-// further peers wait in the kernel's queue instead of being refused.
+// Shutdown closes it. When all slots are taken, further peers wait: one for each
+// listener here, the rest in the kernel's queue.
 func (s *Server) Serve(name string, listener net.Listener) error {
 	if !s.enter(listener) {
 		listener.Close()
@@ -145,6 +147,10 @@ func (s *Server) Serve(name string, listener net.Listener) error {
 	defer s.running.Done()
 	var full time.Time // when the last warning was given
 	for {
+		conn, err := s.accept(name, listener)
+		if err != nil {
+			return err
+		}
 		select {
 		case s.slots <- struct{}{}:
 		default:
@@ -154,14 +160,10 @@ func (s *Server) Serve(name string, listener net.Listener) error {
 			}
 			select {
 			case s.slots <- struct{}{}:
-			case <-s.ctx.Done():
+			case <-s.halt:
+				conn.Close()
 				return ErrStopped
 			}
-		}
-		conn, err := s.accept(name, listener)
-		if err != nil {
-			<-s.slots
-			return err
 		}
 		c := &session{server: s, listener: name, guard: newGuard(conn, s.options.IdleTimeout, s.options.PacketTimeout)}
 		if !s.track(c) {
@@ -197,7 +199,7 @@ func (s *Server) accept(name string, listener net.Listener) (net.Conn, error) {
 		s.log.Error("cannot take a connection, trying again", "listener", name, "err", err)
 		select {
 		case <-time.After(pause):
-		case <-s.ctx.Done():
+		case <-s.halt:
 			return nil, ErrStopped
 		}
 	}
@@ -242,7 +244,10 @@ func (s *Server) untrack(c *session) {
 // context's error. All goroutines have ended when it returns.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
-	s.stopping = true
+	if !s.stopping {
+		s.stopping = true
+		close(s.halt)
+	}
 	for l := range s.listeners {
 		l.Close()
 	}

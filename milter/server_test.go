@@ -331,10 +331,12 @@ func TestLocalSubmissionHasNoClient(t *testing.T) {
 			t.Errorf("%s: answered at %c, want %c", c.name, r.stage, c.want)
 		}
 	}
-	m := dialMTA(t, s.address, postfix)
-	m.ask('C', append(cstrings("localhost"), 'U'), noConnReply)
-	if r := m.mail(ordinary()); r.stage != 'E' {
-		t.Errorf("a client of unknown family: answered at %c, want E", r.stage)
+	for host, want := range map[string]byte{"localhost": 'E', "unknown": 'M'} {
+		m := dialMTA(t, s.address, postfix)
+		m.ask('C', append(cstrings(host), 'U'), noConnReply)
+		if r := m.mail(ordinary()); r.stage != want {
+			t.Errorf("a client of unknown family called %s: answered at %c, want %c", host, r.stage, want)
+		}
 	}
 }
 
@@ -495,6 +497,21 @@ func TestAMessageKeepsTheSettingsItBeganWith(t *testing.T) {
 	}
 }
 
+// panicking is a Keys that panics when it has to look.
+type panicking struct{ Keys }
+
+func (panicking) Cached(string) (*keystore.Signing, error, bool) { return nil, nil, false }
+func (panicking) Signing(context.Context, string) (*keystore.Signing, error) {
+	panic("no keys today")
+}
+
+func TestAPanicOfTheKeystoreIsAnOutcome(t *testing.T) {
+	s := startServer(t, Options{}, func(s *Settings) { s.Keys = panicking{} })
+	if r := s.postfixClient(t).mail(ordinary()); !strings.HasPrefix(string(r.final.data), "451 4.3.0") {
+		t.Errorf("answered %v, want 451 4.3.0", r.final)
+	}
+}
+
 func TestAPanicCostsOneConnection(t *testing.T) {
 	s := startServer(t, Options{}, func(s *Settings) { s.Keys = nil })
 	m := s.postfixClient(t)
@@ -587,6 +604,38 @@ func TestConnectionsOverTheLimitWait(t *testing.T) {
 	second.send('Q', nil)
 	if r := <-third; len(r.inserts) != 2 {
 		t.Error("the third connection was not served after another ended")
+	}
+}
+
+func TestListenersDoNotStarveEachOther(t *testing.T) {
+	s := startServer(t, Options{Connections: 1}, nil)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Serve("second", l)
+	for _, address := range []net.Addr{l.Addr(), s.address, l.Addr()} {
+		m := dialMTA(t, address, postfix)
+		m.connect("localhost", "127.0.0.1", 40000, "", "Postfix 3.7.11")
+		if r := m.mail(ordinary()); len(r.inserts) != 2 {
+			t.Error("not signed")
+		}
+		m.send('Q', nil)
+	}
+}
+
+func TestHeadersAreSignedRelaxedWhereBlanksAreHidden(t *testing.T) {
+	s := startServer(t, Options{}, func(s *Settings) { s.Header, s.Body = signer.Simple, signer.Simple })
+	m := dialMTA(t, s.address, offer{6, 0x1ff, 0x0fffff})
+	m.connect("localhost", "127.0.0.1", 40000, "", "Postfix 3.7.11")
+	msg := ordinary()
+	msg.header[1] = "To:bob@example.net"
+	r := m.mail(msg)
+	if n := verified(t, m.delivered(msg, r)); n != 2 || !strings.Contains(string(r.inserts[0].data), "c=relaxed/simple") {
+		t.Errorf("%d signatures: %v", n, r.inserts)
+	}
+	if !strings.Contains(s.log.String(), "signed relaxed") {
+		t.Errorf("the log does not say so:\n%s", s.log)
 	}
 }
 

@@ -86,6 +86,9 @@ func (s *session) negotiate(version, _ uint32, actions, _ gomilter.OptAction, pr
 	}
 	protocol &= protocolBits
 	s.leadingSpace = protocol&gomilter.OptHeaderLeadingSpace != 0
+	if !s.leadingSpace && s.server.settings.Load().Header == signer.Simple {
+		s.server.log.Warn("the mail server hides the blanks of header fields, so the header is signed relaxed instead of simple", "listener", s.listener)
+	}
 	if protocol&gomilter.OptNoHeaderReply != 0 {
 		s.guard.field = s.takeField
 	}
@@ -109,7 +112,9 @@ func (s *session) Connect(host, family string, port uint16, address string, m go
 	defer s.recovered(&err)
 	s.client = policy.Connection{Listener: s.listener}
 	if family == "unknown" || family == "unix" {
-		s.client.Local = true
+		// Postfix says so too of a client whose address it was not told, and
+		// then calls the host unknown.
+		s.client.Local = host != "unknown"
 		return gomilter.RespContinue, nil
 	}
 	if ip, err := netip.ParseAddr(address); err == nil && !ip.IsUnspecified() {
@@ -153,7 +158,7 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (_ *gomilter.Res
 	s.began = s.server.now()
 	s.message = s.server.messages.Get().(*signer.Message)
 	var r *Result
-	if s.tx, r = settings.Begin(s.client, s.login, from, s.message); r != nil {
+	if s.tx, r = settings.Begin(s.client, s.login, from, s.leadingSpace, s.message); r != nil {
 		return s.finish(r, m)
 	}
 	return gomilter.RespContinue, nil

@@ -131,6 +131,7 @@ type Transaction struct {
 	from    []string            // values of the From fields
 	others  map[string][]string // those of other fields that the rules ask for
 	asked   []string            // the names of these
+	blurred bool                // the blanks of field values are not as in the message
 	late    bool                // keep the fields in held until the row is known
 	held    []signer.Field
 	fields  int
@@ -156,8 +157,10 @@ type loaded struct {
 
 // Begin starts a message at MAIL. It returns nil, and the result, for mail
 // that is certainly not ours. The message is reset, and used until End or
-// Abort.
-func (s *Settings) Begin(c policy.Connection, login, mailFrom string, message *signer.Message) (*Transaction, *Result) {
+// Abort. Without verbatim, the blanks after the colons of fields are not as they
+// stand in the message, and the header is signed relaxed whatever the settings
+// say: a simple signature would not verify.
+func (s *Settings) Begin(c policy.Connection, login, mailFrom string, verbatim bool, message *signer.Message) (*Transaction, *Result) {
 	origin := s.Rules.Origin(c, login)
 	if !origin.Ours {
 		var r Result
@@ -177,7 +180,8 @@ func (s *Settings) Begin(c policy.Connection, login, mailFrom string, message *s
 		outcomes: s.Outcomes,
 		lifetime: s.Lifetime,
 	}
-	message.Reset(t.options)
+	t.blurred = !verbatim
+	t.reset()
 	return t, nil
 }
 
@@ -256,8 +260,23 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	}
 	ctx, t.cancel = context.WithTimeout(ctx, orDefault(t.set.KeyTimeout, DefaultKeyTimeout))
 	t.loading = make(chan loaded, 1)
-	go func() { t.loading <- t.load(ctx) }()
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				t.loading <- loaded{candidate: t.candidates[0], err: fmt.Errorf("panic: %v", p)}
+			}
+		}()
+		t.loading <- t.load(ctx)
+	}()
 	return nil
+}
+
+// reset makes the message ready for its fields.
+func (t *Transaction) reset() {
+	if t.blurred {
+		t.options.Header = signer.Relaxed
+	}
+	t.message.Reset(t.options)
 }
 
 // useRow puts the settings of a row in force.
@@ -272,7 +291,7 @@ func (t *Transaction) useRow(r *Row) {
 		t.options.Fields = r.Fields
 	}
 	if t.late {
-		t.message.Reset(t.options)
+		t.reset()
 	}
 	if r.Lifetime != nil {
 		t.lifetime = *r.Lifetime
@@ -405,8 +424,8 @@ func (t *Transaction) wait() {
 }
 
 // usable says whether the loaded keys can sign; if not, it fills in the
-// result. A broken key is made up for by another that signs, but not an RSA
-// key by Ed25519 alone, which many verifiers do not know (RFC 8463, section 6).
+// result. Broken keys are made up for by an RSA key that signs, but not by
+// Ed25519 alone, which many verifiers do not know (RFC 8463, section 6).
 func (t *Transaction) usable() bool {
 	l := t.ready
 	t.result.Domain, t.result.Unaligned = l.candidate.Domain, l.candidate.Unaligned
