@@ -118,7 +118,10 @@ func (d *Dir) Domain(ctx context.Context, name string) (*Domain, error) {
 // read decodes the domain's domain.toml.
 func (d *Dir) read(name string) (*Domain, error) {
 	path := d.file(name, tomlName)
-	data, _, err := readRegular(path, maxDomainFile)
+	data, info, err := readRegular(path, maxDomainFile)
+	if err == nil {
+		err = checkDomainFile(path, info)
+	}
 	switch {
 	case missing(err):
 		// Without its directory the store cannot tell what domains it has.

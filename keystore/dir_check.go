@@ -38,9 +38,8 @@ func (d *Dir) Check(ctx context.Context, domain string) []error {
 	if err != nil {
 		return append(errs, err)
 	}
-	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		errs = append(errs, &PermissionError{Path: path, Repair: "chmod 644 " + shellWord(path),
-			Rule: fmt.Sprintf("domain file is writable by others (mode %04o)", mode)})
+	if err := checkDomainFile(path, info); err != nil {
+		errs = append(errs, err)
 	}
 	dom, rowErrs := decodeDomain(path, domain, data)
 	errs = append(errs, rowErrs...)
@@ -64,7 +63,7 @@ func (d *Dir) checkDomainDir(dir string) []error {
 	if err != nil {
 		return []error{readError(dir, err)}
 	}
-	if err := checkDirectory(dir); err != nil {
+	if err := d.checkDirectory(dir); err != nil {
 		return []error{err}
 	}
 	if mode := info.Mode().Perm(); mode&0o002 != 0 { // sticky, so that checkDirectory let it pass
@@ -97,6 +96,16 @@ func (d *Dir) checkKey(domain string, k *Key) []error {
 	return nil
 }
 
+// checkDomainFile refuses a domain.toml that others could have changed: it says
+// which keys sign.
+func checkDomainFile(path string, info fs.FileInfo) error {
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return &PermissionError{Path: path, Repair: "chmod 644 " + shellWord(path),
+			Rule: fmt.Sprintf("domain file is writable by others (mode %04o)", mode)}
+	}
+	return nil
+}
+
 // checkStray names the files that no row explains.
 func checkStray(dir string, dom *Domain, entries []fs.DirEntry) []error {
 	var errs []error
@@ -124,7 +133,7 @@ func checkStray(dir string, dom *Domain, entries []fs.DirEntry) []error {
 func (d *Dir) CheckRoot(ctx context.Context) []error {
 	var errs []error
 	for dir := d.path; ; dir = filepath.Dir(dir) {
-		if err := checkDirectory(dir); err != nil {
+		if err := d.checkDirectory(dir); err != nil {
 			errs = append(errs, err)
 		}
 		if dir == filepath.Dir(dir) {

@@ -72,16 +72,24 @@ func (d *Dir) checkKeyFile(path string, info fs.FileInfo) error {
 	if owner == 0 || owner == os.Geteuid() {
 		return nil
 	}
-	if root, err := os.Stat(d.path); err == nil {
-		if rootOwner, _ := ownerOf(root); owner == rootOwner {
-			return nil
-		}
+	if owner == d.owner() {
+		return nil
 	}
 	return &PermissionError{
 		Path:   path,
 		Rule:   fmt.Sprintf("private key is owned by user id %d, want %d, root or the owner of the key store", owner, os.Geteuid()),
 		Repair: fmt.Sprintf("chown --reference=%s %s", shellWord(d.path), shellWord(path)),
 	}
+}
+
+// owner is the user that the store belongs to, root if that cannot be told.
+func (d *Dir) owner() int {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return 0
+	}
+	uid, _ := ownerOf(info)
+	return uid
 }
 
 // checkParents judges every directory from the root of the file system down
@@ -94,7 +102,7 @@ func (d *Dir) checkParents(path string) error {
 	}
 	for _, p := range []string{real, path} {
 		for dir := filepath.Dir(p); ; dir = filepath.Dir(dir) {
-			if err := checkDirectory(dir); err != nil {
+			if err := d.checkDirectory(dir); err != nil {
 				return err
 			}
 			if dir == filepath.Dir(dir) {
@@ -110,7 +118,7 @@ func (d *Dir) checkParents(path string) error {
 
 // checkDirectory refuses a directory in which someone else can put a file of
 // their own in the place of ours.
-func checkDirectory(dir string) error {
+func (d *Dir) checkDirectory(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return readError(dir, err)
@@ -118,6 +126,12 @@ func checkDirectory(dir string) error {
 	mode := info.Mode()
 	owner, group := ownerOf(info)
 	switch {
+	case owner != 0 && owner != os.Geteuid() && owner != d.owner():
+		return &PermissionError{
+			Path:   dir,
+			Rule:   fmt.Sprintf("directory above a private key is owned by user id %d, who can replace what is in it; want %d, root or the owner of the key store", owner, os.Geteuid()),
+			Repair: "chown root " + shellWord(dir) + ", or move the key store elsewhere",
+		}
 	case mode&fs.ModeSticky != 0: // as /tmp: only owners move their files
 		return nil
 	case mode.Perm()&0o002 != 0:

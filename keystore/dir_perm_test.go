@@ -178,3 +178,49 @@ func TestOwnerRules(t *testing.T) {
 		})
 	}
 }
+
+func TestNobodyElseMayOwnTheWayToAKey(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give directories away")
+	}
+	const stranger = 54321
+	parent := filepath.Join(t.TempDir(), "home")
+	if err := os.MkdirAll(filepath.Join(parent, "keys"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenDir(filepath.Join(parent, "keys"), DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, d, "example.com")
+	if err := load(t, d, "example.com", "a"); err != nil {
+		t.Fatalf("a good store: %v", err)
+	}
+	if err := os.Chown(parent, stranger, stranger); err != nil {
+		t.Fatal(err)
+	}
+	var permission *PermissionError
+	if err := load(t, d, "example.com", "a"); !errors.As(err, &permission) || permission.Path != parent {
+		t.Errorf("below a stranger's directory: %v, want a PermissionError about %s", err, parent)
+	}
+	// Whoever owns the store may own the way to it.
+	if err := os.Chown(d.Path(), stranger, stranger); err != nil {
+		t.Fatal(err)
+	}
+	if err := load(t, d, "example.com", "a"); err != nil {
+		t.Errorf("below a directory of the store's owner: %v", err)
+	}
+}
+
+func TestADomainFileThatOthersMayWriteIsRefused(t *testing.T) {
+	d := newDir(t, DirOptions{})
+	create(t, d, "example.com")
+	path := d.file("example.com", tomlName)
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var permission *PermissionError
+	if _, err := d.Domain(t.Context(), "example.com"); !errors.As(err, &permission) || permission.Path != path {
+		t.Errorf("got %v, want a PermissionError about %s", err, path)
+	}
+}

@@ -41,8 +41,9 @@ type kind struct {
 // section 3.5).
 const maxTime = 999_999_999_999
 
-// maxLifetime keeps x= in range and its computation from overflowing.
-const maxLifetime = 100 * 365 * 24 * time.Hour
+// MaxLifetime is the longest Key.Lifetime: it keeps x= in range and its
+// computation from overflowing.
+const MaxLifetime = 100 * 365 * 24 * time.Hour
 
 // minBits is the least RSA modulus that verifiers accept (RFC 8301, section
 // 3.2).
@@ -65,8 +66,8 @@ func (k *Key) check() (kind, error) {
 			return kind{}, fmt.Errorf("identity %q: %w", k.Identity, err)
 		}
 	}
-	if k.Lifetime < 0 || k.Lifetime > maxLifetime {
-		return kind{}, fmt.Errorf("lifetime %v: want 0 to %v", k.Lifetime, maxLifetime)
+	if k.Lifetime < 0 || k.Lifetime > MaxLifetime {
+		return kind{}, fmt.Errorf("lifetime %v: want 0 to %v", k.Lifetime, MaxLifetime)
 	}
 	if k.Signer == nil {
 		return kind{}, errors.New("no private key")

@@ -38,7 +38,7 @@ func (m *Message) Sign(now time.Time, keys []Key) ([]Field, error) {
 	default:
 		return nil, ErrSeveralFrom
 	}
-	if t := now.Unix(); t < 0 || t > maxTime-int64(maxLifetime/time.Second) {
+	if t := now.Unix(); t < 0 || t > maxTime-int64(MaxLifetime/time.Second) {
 		return nil, fmt.Errorf("signing time %v cannot be written as t=", now.UTC())
 	}
 	m.kinds = m.kinds[:0]
