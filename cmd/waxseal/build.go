@@ -49,7 +49,7 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 	if err != nil {
 		return nil, err
 	}
-	store, err := openStore(d)
+	store, err := openStore(d, warn)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +118,9 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 			check(l.key, fmt.Errorf("%d, want at least %d", l.value, l.least), "")
 		}
 	}
+	if e := time.Duration(d.Signing.Expiry); e > signer.MaxLifetime {
+		check("signing.expiry", fmt.Errorf("%s, want at most %s", d.Signing.Expiry, Duration(signer.MaxLifetime)), "")
+	}
 	for _, t := range []struct {
 		key   string
 		value Duration
@@ -169,7 +172,7 @@ func warnings(d *decoded) problems {
 }
 
 // openStore opens the keystore of the configuration.
-func openStore(d *decoded) (*keystore.Dir, error) {
+func openStore(d *decoded, warn func(what string, err error)) (*keystore.Dir, error) {
 	kind, path, ok := strings.Cut(d.Keystore.URL, ":")
 	if !ok || strings.HasPrefix(d.Keystore.URL, "/") || strings.HasPrefix(d.Keystore.URL, ".") {
 		kind, path = "dir", d.Keystore.URL
@@ -180,6 +183,9 @@ func openStore(d *decoded) (*keystore.Dir, error) {
 	store, err := keystore.OpenDir(path, keystore.DirOptions{
 		GroupReadable: d.Keystore.GroupReadable,
 		Describe:      dns.Describe,
+		WatchError: func(err error) {
+			warn("watching the keystore; changes are seen after keystore.refresh", err)
+		},
 	})
 	if err != nil {
 		return nil, problems{d.problem("keystore.url", err, "make a keystore and a key in it with \"waxseal key new DOMAIN\"")}
@@ -189,7 +195,7 @@ func openStore(d *decoded) (*keystore.Dir, error) {
 
 // makeStore is openStore for commands that may begin a new keystore, which it
 // tells.
-func makeStore(d *decoded, made func(path string)) (*keystore.Dir, error) {
+func makeStore(d *decoded, warn func(what string, err error), made func(path string)) (*keystore.Dir, error) {
 	if path, ok := strings.CutPrefix(d.Keystore.URL, "dir:"); ok || !strings.Contains(path, ":") {
 		switch err := os.Mkdir(path, 0o750); {
 		case err == nil:
@@ -200,7 +206,7 @@ func makeStore(d *decoded, made func(path string)) (*keystore.Dir, error) {
 			return nil, problems{d.problem("keystore.url", err, "")}
 		}
 	}
-	return openStore(d)
+	return openStore(d, warn)
 }
 
 // namedListener is an open listener and its name in the log.
@@ -377,7 +383,7 @@ func (a *app) loadStore() (*keystore.Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openStore(d)
+	return openStore(d, a.warn)
 }
 
 // beginStore is loadStore for commands that may begin a new keystore.
@@ -386,7 +392,12 @@ func (a *app) beginStore() (*keystore.Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return makeStore(d, a.madeStore)
+	if a.dryRun {
+		return openStore(d, a.warn)
+	}
+	return makeStore(d, a.warn, a.madeStore)
 }
+
+func (a *app) warn(what string, err error) { a.notice("%s: %v", what, err) }
 
 func (a *app) madeStore(path string) { a.notice("made the keystore %s", path) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -110,6 +111,9 @@ func buildRow(d *decoded, key string, c RowConfig) (milter.Row, problems) {
 		row.Lifetime = new(time.Duration)
 	case c.Expiry > 0:
 		lifetime := time.Duration(c.Expiry)
+		if lifetime > signer.MaxLifetime {
+			check("expiry", fmt.Errorf("%s, want at most %s", c.Expiry, Duration(signer.MaxLifetime)))
+		}
 		row.Lifetime = &lifetime
 	}
 	if c.Outcome != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -123,7 +124,7 @@ func (a *app) check(ctx context.Context) *report {
 		r.RSA = engine.Describe()
 	}
 
-	store, err := openStore(config)
+	store, err := openStore(config, a.warn)
 	if err != nil {
 		add("error", err)
 		return r
@@ -162,6 +163,16 @@ func newFinding(severity string, err error) finding {
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) {
 		f.Remedy = hint.Hint()
+	}
+	var file *keystore.FileError
+	var permission *keystore.PermissionError
+	switch {
+	case errors.As(err, &file):
+		f.File, f.Line, f.Remedy = file.Path, file.Line, file.Repair
+		f.Problem = strings.Replace(f.Problem, "; "+file.Repair, "", 1)
+	case errors.As(err, &permission):
+		f.File, f.Remedy = permission.Path, "run: "+permission.Repair
+		f.Problem = strings.Replace(f.Problem, "; run: "+permission.Repair, "", 1)
 	}
 	return f
 }

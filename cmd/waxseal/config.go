@@ -64,15 +64,16 @@ type KeystoreConfig struct {
 	// The store: "dir:PATH", or a bare path. Changes need a restart.
 	URL string `toml:"url"`
 
-	// Accept key files that their group can read, and files of a mounted
-	// secret that belong to another user.
+	// Accept key files that their group can read, as those of a mounted secret
+	// are. Needs a restart.
 	GroupReadable bool `toml:"group_readable"`
 
 	// How old an entry of the cache may grow before it is looked up again,
-	// beside the mail. Changes made on this machine are seen at once.
+	// beside the mail. Changes made on this machine are seen at once. Needs a
+	// restart.
 	Refresh Duration `toml:"refresh"`
 
-	// How many domains the cache holds.
+	// How many domains the cache holds. Needs a restart.
 	CacheDomains int `toml:"cache_domains"`
 }
 
@@ -336,7 +337,7 @@ type LogConfig struct {
 	// each that is, "warn" only what someone should look at, "error".
 	Level LogLevel `toml:"level"`
 
-	// "text" or "json".
+	// "text" or "json". Needs a restart.
 	Format LogFormat `toml:"format"`
 }
 

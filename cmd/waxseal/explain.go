@@ -120,7 +120,7 @@ func (a *app) explain(ctx context.Context, connection policy.Connection, login s
 			return misused(fmt.Errorf("--listener %q, want one of %s", connection.Listener, strings.Join(sortedKeys(config.Listen), ", ")))
 		}
 	}
-	live, err := build(config, a.now, func(what string, err error) { a.notice("%s: %v", what, err) })
+	live, err := build(config, a.now, a.warn)
 	if err != nil {
 		return err
 	}

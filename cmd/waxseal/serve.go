@@ -143,6 +143,9 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		go func() { ended <- server.Serve(l.name, l.Listener) }()
 		log.Info("listening", "listener", l.name, "address", l.address.Postfix())
 	}
+	if year := a.now().Year(); year < 2020 || year > 2100 {
+		log.Warn("the clock is wrong, and with it the time in every signature", "now", a.now())
+	}
 	log.Info("started", "version", version(), "keystore", config.Keystore.URL, "rsa", current.engine.Describe())
 	notify(log, daemon.SdNotifyReady)
 
@@ -254,6 +257,10 @@ func (a *app) listeners(config *decoded) ([]namedListener, error) {
 				n = fmt.Sprintf("%s.%d", name, i+1)
 			}
 			address := addressOf(l)
+			if address.IsRemote() && !config.Listen[n].AllowRemote {
+				return nil, withHint(fmt.Errorf("socket %s from systemd: %s can be reached from other machines, and whoever can connect can have mail signed", n, address.Address),
+					"set allow_remote = true in [listen.%s] if a firewall guards it", n)
+			}
 			all = append(all, namedListener{n, l, address})
 			maps.DeleteFunc(wanted.Listen, func(configured string, c ListenConfig) bool {
 				return configured == n || c.Address.Address == address

@@ -55,7 +55,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 	if err != nil {
 		return err
 	}
-	live, err := build(config, a.now, func(what string, err error) { a.notice("%s: %v", what, err) })
+	live, err := build(config, a.now, a.warn)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 
 // signMessage takes a whole message through a transaction.
 func signMessage(ctx context.Context, settings *milter.Settings, connection policy.Connection, login string, m *rawMessage, now clock) *milter.Result {
-	tx, result := settings.Begin(connection, login, "", signer.New(signer.Options{}))
+	tx, result := settings.Begin(connection, login, "", true, signer.New(signer.Options{}))
 	if result != nil {
 		return result
 	}

@@ -151,6 +151,7 @@ func verify(m *rawMessage, lookup lookupTXT) ([]verdict, error) {
 			continue
 		}
 		verdicts[i].judge(results[i], lookup)
+		verdicts[i].Reason = printable(verdicts[i].Reason)
 	}
 	return verdicts, nil
 }
@@ -205,20 +206,20 @@ func parseTags(value string) verdict {
 		content = strings.Join(strings.Fields(content), "")
 		switch strings.TrimSpace(name) {
 		case "d":
-			v.Domain = printableWord(content)
+			v.Domain = printable(content)
 		case "s":
-			v.Selector = printableWord(content)
+			v.Selector = printable(content)
 		case "a":
-			v.Algorithm = printableWord(content)
+			v.Algorithm = printable(content)
 		}
 	}
 	return v
 }
 
-// printableWord keeps what a message claims from speaking to a terminal.
-func printableWord(s string) string {
+// printable keeps what a message or a record claims from speaking to a terminal.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r <= ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return '?'
 		}
 		return r

@@ -86,6 +86,14 @@ func TestMessagesDoNotSpeakToTheTerminal(t *testing.T) {
 	}
 }
 
+func TestLookupErrorsDoNotSpeakToTheTerminal(t *testing.T) {
+	c, signed, keys := signedMessage(t)
+	evil := strings.Replace(signed, "s=s;", "s=\x1b[31mX;", 1)
+	if r := c.run(evil, "verify --keys "+writeFile(t, "keys.tsv", keys)); strings.Contains(r.stdout+r.stderr, "\x1b") {
+		t.Errorf("printed %q", r.stdout+r.stderr)
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	f.Add([]byte("DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=s; h=From; bh=x; b=y\nFrom: a\n\nbody\n"))
 	if eml, err := os.ReadFile("../../testdata/messages/already-signed.eml"); err == nil {
