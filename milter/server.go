@@ -45,6 +45,8 @@ type Options struct {
 	PacketTimeout time.Duration // for one packet. 0: DefaultPacketTimeout
 
 	Now func() time.Time // nil: time.Now
+
+	Collector *Collector // counts for Prometheus; nil: nobody asks. Of this server only
 }
 
 // Stats counts what the server has done. All counters only grow, but for Open.
@@ -123,6 +125,9 @@ func New(settings *Settings, o Options) *Server {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.settings.Store(settings)
+	if o.Collector != nil {
+		o.Collector.stats.Store(&s.stats)
+	}
 	return s
 }
 

@@ -37,6 +37,7 @@ type session struct {
 	message *signer.Message
 	login   string
 	began   time.Time
+	ended   time.Time // zero before the end of the message
 
 	answered bool // the final reply to the message is on its way
 
@@ -243,7 +244,8 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (_ *gomilter.Response, err e
 	if s.tx == nil {
 		return gomilter.RespAccept, nil
 	}
-	r := s.tx.End(s.server.ctx, s.server.now())
+	s.ended = s.server.now()
+	r := s.tx.End(s.server.ctx, s.ended)
 	for i := len(r.Fields) - 1; i >= 0; i-- {
 		f := r.Fields[i]
 		if !s.leadingSpace {
@@ -292,6 +294,7 @@ func (s *session) reset() {
 		s.message = nil
 	}
 	s.login = ""
+	s.ended = time.Time{}
 }
 
 // idle ends the time in which the connection may not be closed, and closes it
@@ -319,6 +322,9 @@ func (s *session) stop() {
 // finish logs and counts the result, and turns it into a reply.
 func (s *session) finish(r *Result, m gomilter.Modifier) (*gomilter.Response, error) {
 	s.server.stats.count(r)
+	if c := s.server.options.Collector; c != nil {
+		c.observe(r, s.began, s.ended, s.server.now())
+	}
 	s.log(r, m)
 	response, err := r.response()
 	s.reset()

@@ -112,9 +112,12 @@ type Result struct {
 	Author    string   // author domain
 	Domain    string   // signing domain, d=
 	Unaligned bool     // Domain surely is of another organization than Author
+	Known     bool     // the keystore has Domain
 	Selectors []string // s=, as Fields
 	Broken    []error  // active keys that could not be used although others could
 	Bytes     int64    // body size
+
+	RSA, Ed25519 int // signatures by key type
 }
 
 // Transaction takes one message through: facts at MAIL, header fields, the
@@ -388,9 +391,12 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 
 	c := t.ready.candidate
 	signing := t.ready.keys(t.set.Selector)
-	keys := make([]signer.Key, 0, len(signing))
+	keys, ed25519 := make([]signer.Key, 0, len(signing)), 0
 	for _, k := range signing {
 		keys = append(keys, signer.Key{Domain: c.Domain, Selector: k.Selector, Identity: c.Identity, Lifetime: t.lifetime, Signer: k.Signer})
+		if k.Algorithm == keystore.Ed25519 {
+			ed25519++
+		}
 	}
 	if t.message.AlreadySigned(now, keys) {
 		return t.refuse(AlreadySigned, "our own signature on top is valid")
@@ -400,6 +406,7 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 		return t.refuse(KeyUnusable, err.Error())
 	}
 	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, t.ready.signing.Broken
+	t.result.RSA, t.result.Ed25519 = len(keys)-ed25519, ed25519
 	for _, k := range keys {
 		t.result.Selectors = append(t.result.Selectors, k.Selector)
 	}
@@ -429,6 +436,7 @@ func (t *Transaction) wait() {
 func (t *Transaction) usable() bool {
 	l := t.ready
 	t.result.Domain, t.result.Unaligned = l.candidate.Domain, l.candidate.Unaligned
+	t.result.Known = l.err == nil || errors.Is(l.err, keystore.ErrBroken)
 	switch {
 	case errors.Is(l.err, keystore.ErrNotFound):
 		t.refuse(NoKey, "the keystore has no domain "+t.tried())

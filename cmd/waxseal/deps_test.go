@@ -19,11 +19,12 @@ var rooms = map[string]struct{ ours, modules []string }{
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify
+			"github.com/prometheus/client_golang",
 		},
 	},
 	"waxseal/milter": {
 		ours:    []string{"waxseal/milter/policy", "waxseal/signer", "waxseal/keystore"},
-		modules: []string{"github.com/d--j/go-milter"},
+		modules: []string{"github.com/d--j/go-milter", "github.com/prometheus/client_golang"},
 	},
 	"waxseal/milter/policy":    {modules: []string{"golang.org/x/net"}},
 	"waxseal/signer":           {},
