@@ -37,6 +37,7 @@ const minExpiry = 6 * 24 * time.Hour
 type live struct {
 	settings *milter.Settings
 	cache    *keystore.Cache
+	store    *askedStore // below the cache
 	engine   *libcrypto.Engine
 }
 
@@ -60,7 +61,8 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 	if err != nil {
 		return nil, problems{d.problem("signing.rsa", err, `use "auto", which takes Go's library where there is no other`)}
 	}
-	cache := keystore.NewCache(store, keystore.CacheOptions{
+	asked := &askedStore{Store: store}
+	cache := keystore.NewCache(asked, keystore.CacheOptions{
 		Prepare:    engine.Prepare,
 		Refresh:    time.Duration(d.Keystore.Refresh),
 		MaxEntries: d.Keystore.CacheDomains,
@@ -74,7 +76,7 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 		},
 	})
 	settings.Keys = cache
-	return &live{settings: settings, cache: cache, engine: engine}, nil
+	return &live{settings: settings, cache: cache, store: asked, engine: engine}, nil
 }
 
 // buildSettings makes the settings of messages, without their keys.
@@ -257,7 +259,8 @@ func listenRemedy(c ListenConfig, err error) string {
 	return ""
 }
 
-// checkListeners finds what is wrong with the listeners without opening them.
+// checkListeners finds what is wrong with the listeners, that of the metrics
+// included, without opening them.
 func checkListeners(d *decoded) error {
 	var found problems
 	seen := map[string]string{}
@@ -286,6 +289,7 @@ func checkListeners(d *decoded) error {
 			}
 		}
 	}
+	found = append(found, metricsProblems(d)...)
 	if len(found) > 0 {
 		return found
 	}

@@ -57,6 +57,10 @@ type Config struct {
 
 	// What is logged, on standard error.
 	Log LogConfig `toml:"log"`
+
+	// Numbers for Prometheus at /metrics, and the daemon's health: /healthz says
+	// that it runs, /readyz that mail may be sent to it. Changes need a restart.
+	Metrics MetricsConfig `toml:"metrics"`
 }
 
 // KeystoreConfig is the [keystore] table.
@@ -339,6 +343,22 @@ type LogConfig struct {
 
 	// "text" or "json". Needs a restart.
 	Format LogFormat `toml:"format"`
+}
+
+// MetricsConfig is the [metrics] table.
+type MetricsConfig struct {
+	// Where they are read, by HTTP: "inet:HOST:PORT" or "inet6:[HOST]:PORT",
+	// such as "inet:127.0.0.1:9891". Empty: nowhere.
+	Address Address `toml:"address"`
+
+	// Count messages by signing domain, too: one set of series for each domain
+	// of the keystore that sends mail, up to 10,000; further ones are counted
+	// together as "other".
+	PerDomain bool `toml:"per_domain"`
+
+	// Allow an address that other machines can reach. There is neither login nor
+	// encryption: use it behind a firewall only.
+	AllowRemote bool `toml:"allow_remote"`
 }
 
 func defaultConfig() Config {

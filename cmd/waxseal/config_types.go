@@ -120,7 +120,7 @@ func (m *FileMode) UnmarshalTOML(v any) error {
 
 func (m FileMode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
 
-// Address is where to listen.
+// Address is where to listen. In a file it may be empty.
 type Address struct {
 	milter.Address
 	given string
@@ -130,6 +130,10 @@ func (a *Address) UnmarshalTOML(v any) error {
 	s, err := text(v, `an address in quotes, such as "unix:/run/waxseal/milter.sock"`)
 	if err != nil {
 		return err
+	}
+	if s == "" {
+		*a = Address{}
+		return nil
 	}
 	return a.set(s)
 }

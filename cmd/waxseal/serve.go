@@ -122,6 +122,11 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		return err
 	}
 	defer func() { current.close() }()
+	monitor, err := startMonitor(config, log)
+	if err != nil {
+		return err
+	}
+	defer monitor.close()
 	listeners, err := a.listeners(config)
 	if err != nil {
 		return err
@@ -133,6 +138,7 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		IdleTimeout:   time.Duration(config.Limits.IdleTimeout),
 		PacketTimeout: time.Duration(config.Limits.PacketTimeout),
 		Now:           a.now,
+		Collector:     monitor.milterCollector(),
 	})
 	// The heap is a few megabytes, so letting it grow to three times what is
 	// in use costs little memory and saves half of the collector's work.
@@ -147,12 +153,15 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		log.Warn("the clock is wrong, and with it the time in every signature", "now", a.now())
 	}
 	log.Info("started", "version", version(), "keystore", config.Keystore.URL, "rsa", current.engine.Describe())
+	monitor.serving(current)
 	notify(log, daemon.SdNotifyReady)
 
 	for {
 		select {
 		case <-reload:
-			if next := a.reload(config, listen, dev, log, server, current); next != nil {
+			next := a.reload(config, listen, dev, log, server, current)
+			monitor.reloaded(next != nil)
+			if next != nil {
 				config = next
 				level.Set(slog.Level(config.Log.Level))
 			}
@@ -166,6 +175,7 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		}
 		break
 	}
+	monitor.stopping()
 	notify(log, daemon.SdNotifyStopping)
 	wait, cancel := context.WithTimeout(context.Background(), time.Duration(config.Limits.StopTimeout))
 	defer cancel()
@@ -229,6 +239,7 @@ func needsRestart(old, new *Config) []string {
 	add("limits.packet_timeout", old.Limits.PacketTimeout != new.Limits.PacketTimeout)
 	add("signing.rsa", old.Signing.RSA != new.Signing.RSA)
 	add("log.format", old.Log.Format != new.Log.Format)
+	add("metrics", old.Metrics != new.Metrics)
 	changed := len(old.Listen) != len(new.Listen)
 	for name, c := range new.Listen {
 		changed = changed || old.Listen[name] != c

@@ -179,6 +179,16 @@ func (e *Engine) Describe() string {
 	}
 }
 
+// Maker names who makes RSA-2048 signatures here: "libcrypto 3.0.19" or "Go". Like
+// Describe it may measure first.
+func (e *Engine) Maker() string {
+	speed, err := e.probeSpeed()
+	if e.mode == ModeGo || err != nil || e.mode == ModeAuto && !speed.libcryptoWins() {
+		return "Go"
+	}
+	return "libcrypto " + e.lib.Version()
+}
+
 // probeSpeed is the speed of 2048-bit keys. With an error, which says why libcrypto does
 // not sign, it is Go's alone.
 func (e *Engine) probeSpeed() (Speed, error) {

@@ -77,6 +77,9 @@ func TestGoSignsWhereThereIsNoLibcrypto(t *testing.T) {
 			if got := withoutNumbers(e.Describe()); got != c.describe {
 				t.Errorf("Describe() = %q, want %q", got, c.describe)
 			}
+			if got := e.Maker(); got != "Go" {
+				t.Errorf("Maker() = %q, want Go", got)
+			}
 			if e.Fallbacks() != 0 {
 				t.Errorf("%d fallbacks, want none", e.Fallbacks())
 			}

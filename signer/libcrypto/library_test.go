@@ -158,6 +158,9 @@ func TestEngine(t *testing.T) {
 			if got := e.Describe(); !regexp.MustCompile(c.describe).MatchString(got) {
 				t.Errorf("Describe() = %q, want %s", got, c.describe)
 			}
+			if got := e.Maker(); !strings.HasPrefix(e.Describe(), "RSA by "+got+" (") {
+				t.Errorf("Maker() = %q, but Describe() = %q", got, e.Describe())
+			}
 		})
 	}
 }
