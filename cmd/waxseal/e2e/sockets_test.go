@@ -59,9 +59,9 @@ func TestSocketOfSystemdIsServed(t *testing.T) {
 
 			d := serve(t, underSystemd(file, "submission"), "--keystore", keys.dir)
 			checkSigns(t, keys, address, "example.com")
-			if !matches(d.log.String(), `msg=signed .* listener=submission`) {
-				t.Error("the log does not name the socket as systemd does")
-			}
+			eventually(t, "the log names the socket as systemd does", func() bool {
+				return matches(d.log.String(), `msg=signed .* listener=submission`)
+			})
 			if d.said("listening") != 1 {
 				t.Error("the daemon opened a socket of its own")
 			}
