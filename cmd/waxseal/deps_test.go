@@ -20,6 +20,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify
 			"github.com/prometheus/client_golang",
+			"github.com/fsnotify/fsnotify", // the watch of the configuration file
 		},
 	},
 	"waxseal/milter": {

@@ -10,11 +10,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"waxseal/milter"
@@ -26,9 +27,10 @@ func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the milter in the foreground",
-		Long: `Run the milter in the foreground, logging to standard error. SIGHUP reads the
-configuration again; SIGTERM and SIGINT stop taking mail, finish the messages
-under way and exit. Sockets that systemd hands over are served in place of the
+		Long: `Run the milter in the foreground, logging to standard error. When its file
+changes, or by SIGHUP, the configuration is read again; a broken one leaves the
+old one in force. SIGTERM and SIGINT stop taking mail, finish the messages under
+way and exit. Sockets that systemd hands over are served in place of the
 listener of the same name or address.
 
 Addresses are unix:PATH, inet:HOST:PORT and inet6:[HOST]:PORT, also in
@@ -102,6 +104,9 @@ func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
 
 // serve runs the daemon until a signal or the context ends it.
 func (a *app) serve(ctx context.Context, listen []string, dev string, stop, reload <-chan os.Signal) error {
+	reloads := &reloader{app: a, listen: listen, dev: dev, path: a.watchedFile(dev), state: new(reloadState)}
+	first := reloads.saved() // before it is decoded, so that no change is missed
+	reloads.lastTried.Store(&first)
 	config, err := a.serveConfig(listen, dev)
 	if err != nil {
 		return err
@@ -154,17 +159,36 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 	}
 	log.Info("started", "version", version(), "keystore", config.Keystore.URL, "rsa", current.engine.Describe())
 	monitor.serving(current)
-	notify(log, daemon.SdNotifyReady)
+
+	reloads.log, reloads.level, reloads.server, reloads.notify = log, level, server, notifier{log}
+	reloads.reloaded = monitor.reloaded
+	reloads.begin(config, current)
+	var stopping atomic.Bool
+	var helpers sync.WaitGroup
+	helping, dismiss := context.WithCancel(context.WithoutCancel(ctx))
+	defer helpers.Wait()
+	defer dismiss()
+	helpers.Go(func() {
+		reloads.notify.watchdog(helping, func() error {
+			if len(ended) > 0 && !stopping.Load() {
+				return errors.New("a listener has ended, and nobody took notice")
+			}
+			return server.Check()
+		})
+	})
+	watch := &watcher{path: reloads.path, tried: reloads.tried, changed: make(chan saved), log: log}
+	if watch.path != "" {
+		helpers.Go(func() { watch.run(helping) })
+	}
+	reloads.notify.ready(reloads.status())
 
 	for {
 		select {
 		case <-reload:
-			next := a.reload(config, listen, dev, log, server, current)
-			monitor.reloaded(next != nil)
-			if next != nil {
-				config = next
-				level.Set(slog.Level(config.Log.Level))
-			}
+			reloads.bySignal()
+			continue
+		case seen := <-watch.changed:
+			reloads.byWatch(seen)
 			continue
 		case s := <-stop:
 			log.Info("stopping", "signal", s.String())
@@ -176,7 +200,9 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		break
 	}
 	monitor.stopping()
-	notify(log, daemon.SdNotifyStopping)
+	stopping.Store(true)
+	reloads.notify.stopping(stoppingStatus(server.UnderWay()))
+	config = reloads.config
 	wait, cancel := context.WithTimeout(context.Background(), time.Duration(config.Limits.StopTimeout))
 	defer cancel()
 	if late := server.Shutdown(wait); late != nil {
@@ -186,66 +212,6 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 	log.Info("stopped", "signed", stats.Signed.Load(), "unsigned", stats.Unsigned.Load(), "not_ours", stats.NotOurs.Load(),
 		"tempfailed", stats.Tempfailed.Load(), "rejected", stats.Rejected.Load(), "malformed", stats.Malformed.Load(), "panics", stats.Panics.Load())
 	return err
-}
-
-// reload puts a changed configuration in force. A broken one leaves the old one
-// in service. It returns the configuration now in force, nil if that did not
-// change.
-func (a *app) reload(old *decoded, listen []string, dev string, log *slog.Logger, server *milter.Server, current *live) *decoded {
-	config, err := a.serveConfig(listen, dev)
-	var settings *milter.Settings
-	if err == nil {
-		settings, err = buildSettings(config)
-	}
-	if err == nil {
-		err = checkListeners(config)
-	}
-	if err != nil {
-		log.Error("reload: the new configuration is broken, the old one stays in force; \"waxseal check\" tells more")
-		var found problems
-		if !errors.As(err, &found) {
-			log.Error("reload", "err", err)
-		}
-		for _, p := range found {
-			log.Error("reload", "err", p, "hint", p.remedy)
-		}
-		return nil
-	}
-	for _, w := range warnings(config) {
-		log.Warn("configuration", "err", w, "hint", w.remedy)
-	}
-	for _, setting := range needsRestart(&old.Config, &config.Config) {
-		log.Warn("reload: this change needs a restart", "setting", setting)
-	}
-	settings.Keys = current.cache
-	current.settings = settings
-	server.Use(settings)
-	current.cache.InvalidateAll()
-	log.Info("reloaded", "config", config.file)
-	return config
-}
-
-// needsRestart names the settings that differ and are not taken by a reload.
-func needsRestart(old, new *Config) []string {
-	var names []string
-	add := func(name string, changed bool) {
-		if changed {
-			names = append(names, name)
-		}
-	}
-	add("keystore", old.Keystore != new.Keystore)
-	add("limits.connections", old.Limits.Connections != new.Limits.Connections)
-	add("limits.idle_timeout", old.Limits.IdleTimeout != new.Limits.IdleTimeout)
-	add("limits.packet_timeout", old.Limits.PacketTimeout != new.Limits.PacketTimeout)
-	add("signing.rsa", old.Signing.RSA != new.Signing.RSA)
-	add("log.format", old.Log.Format != new.Log.Format)
-	add("metrics", old.Metrics != new.Metrics)
-	changed := len(old.Listen) != len(new.Listen)
-	for name, c := range new.Listen {
-		changed = changed || old.Listen[name] != c
-	}
-	add("listen", changed)
-	return names
 }
 
 // listeners opens the configured sockets and takes those that systemd hands
@@ -302,11 +268,4 @@ func addressOf(l net.Listener) milter.Address {
 		}
 	}
 	return milter.Address{Network: network, Address: l.Addr().String()}
-}
-
-// notify tells systemd our state, when it wants to know.
-func notify(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil && !errors.Is(err, os.ErrNotExist) {
-		log.Warn("telling systemd", "state", state, "err", err)
-	}
 }
