@@ -348,10 +348,16 @@ func mayGive(gid int, name string) error {
 
 func buildLog(w io.Writer, c LogConfig, level slog.Leveler) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
-	if c.Format {
-		return slog.New(slog.NewJSONHandler(w, o))
+	format := func(w io.Writer) slog.Handler {
+		if c.Format {
+			return slog.NewJSONHandler(w, o)
+		}
+		return slog.NewTextHandler(w, o)
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	if toJournal(w, os.Getenv("JOURNAL_STREAM")) {
+		return slog.New(newJournalHandler(w, bool(c.Format), format))
+	}
+	return slog.New(format(w))
 }
 
 // unjoin returns the errors that errors.Join has joined.
