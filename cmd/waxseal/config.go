@@ -18,8 +18,8 @@ const defaultConfigFile = "/etc/waxseal/waxseal.toml"
 
 // Config is the configuration file. Every setting has a default, and the
 // whole file may be absent. After a change, "waxseal check" names all its
-// problems at once, and SIGHUP makes the daemon take it; a setting that needs a
-// restart instead says so.
+// problems at once, and the daemon takes it by itself, or at once by SIGHUP; a
+// setting that needs a restart instead says so.
 type Config struct {
 	// Where the keys are.
 	Keystore KeystoreConfig `toml:"keystore"`

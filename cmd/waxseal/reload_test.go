@@ -391,7 +391,7 @@ func TestTheStateOfReloads(t *testing.T) {
 	now := time.Unix(1000, 0)
 	a := &app{stderr: &stderr, now: func() time.Time { return now }, configFile: file}
 	log := buildLog(&stderr, LogConfig{}, nil)
-	r := &reloader{app: a, path: file, log: log, notify: notifier{log}, state: new(reloadState)}
+	r := &reloader{app: a, reloaded: func(bool) {}, path: file, log: log, notify: notifier{log}, state: new(reloadState)}
 	config, err := decodeConfig(file, "")
 	must(t, err)
 	r.begin(config, nil)
