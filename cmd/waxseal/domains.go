@@ -1,0 +1,156 @@
+package main
+
+// The DOMAIN and SELECTOR arguments of commands: reading, finding and completing
+// them.
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"waxseal/keystore"
+	"waxseal/milter/policy"
+)
+
+// findKey reads the key that the arguments DOMAIN SELECTOR name.
+func (a *app) findKey(ctx context.Context, args []string) (string, *keystore.Key, error) {
+	domain, selector, err := keyArguments(args)
+	if err != nil {
+		return "", nil, err
+	}
+	store, err := a.loadStore()
+	if err != nil {
+		return "", nil, err
+	}
+	d, err := a.domain(ctx, store, domain)
+	if err != nil {
+		return "", nil, err
+	}
+	k := d.Key(selector)
+	if k == nil {
+		return "", nil, withHint(fmt.Errorf("%s has no key %s", domain, selector), "list its keys with \"waxseal key list %s%s\"", domain, a.flags())
+	}
+	return domain, k, nil
+}
+
+// domain reads a domain that has to be there.
+func (a *app) domain(ctx context.Context, store keystore.Store, name string) (*keystore.Domain, error) {
+	d, err := store.Domain(ctx, name)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return nil, withHint(err, "list what is there with \"waxseal key list%s\", or make a key with \"waxseal key new %s%s\"", a.flags(), name, a.flags())
+	}
+	return d, err
+}
+
+// keyArguments reads DOMAIN SELECTOR.
+func keyArguments(args []string) (domain, selector string, err error) {
+	if domain, err = policy.Domain(args[0]); err != nil {
+		return "", "", misused(err)
+	}
+	selector = strings.ToLower(args[1])
+	return domain, selector, misused(keystore.ValidSelector(selector))
+}
+
+// eachDomain calls f for each domain of the arguments, where "-" is a list on
+// standard input. Trouble with one does not stop the others: it is reported at
+// once, and failed is errFindings.
+func (a *app) eachDomain(args []string, f func(domain string) error) (failed, err error) {
+	seen := map[string]bool{}
+	one := func(name, where string) {
+		domain, err := policy.Domain(name)
+		if err == nil && !seen[domain] {
+			seen[domain] = true
+			err = f(domain)
+		}
+		if err != nil {
+			if where != "" {
+				err = fmt.Errorf("%s: %w", where, err)
+			}
+			a.report(err)
+			failed = errFindings
+		}
+	}
+	for _, arg := range args {
+		if arg != "-" {
+			one(arg, "")
+			continue
+		}
+		lines := bufio.NewScanner(a.stdin)
+		for number := 1; lines.Scan(); number++ {
+			if line := strings.TrimSpace(lines.Text()); line != "" && line[0] != '#' {
+				one(line, fmt.Sprintf("standard input, line %d", number))
+			}
+		}
+		if err := lines.Err(); err != nil {
+			return failed, fmt.Errorf("list of domains on standard input: %w", err)
+		}
+	}
+	if len(seen) == 0 && failed == nil {
+		return nil, errors.New("no domains on standard input")
+	}
+	return failed, nil
+}
+
+// eachDomainOrAll is eachDomain, or without arguments f for every domain of
+// the store.
+func (a *app) eachDomainOrAll(ctx context.Context, store keystore.Store, args []string, f func(domain string) error) (failed, err error) {
+	if len(args) > 0 {
+		return a.eachDomain(args, f)
+	}
+	const page = 1000
+	for after := ""; ; {
+		names, err := store.List(ctx, after, page)
+		if err != nil {
+			return failed, err
+		}
+		for _, name := range names {
+			if err := f(name); err != nil {
+				a.report(err)
+				failed = errFindings
+			}
+			after = name
+		}
+		if len(names) < page {
+			return failed, nil
+		}
+	}
+}
+
+func (a *app) dryRunFlag(c *cobra.Command) {
+	c.Flags().BoolVarP(&a.dryRun, "dry-run", "n", false, "say what would be done, and change nothing")
+}
+
+// completeDomains completes DOMAIN arguments from the keystore.
+func (a *app) completeDomains(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	const most = 200
+	var found []cobra.Completion
+	if store, err := a.loadStore(); err == nil && len(args) == 0 {
+		names, _ := store.List(c.Context(), toComplete, most)
+		for _, name := range names {
+			if strings.HasPrefix(name, toComplete) {
+				found = append(found, name)
+			}
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeKeys completes DOMAIN SELECTOR from the keystore.
+func (a *app) completeKeys(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) != 1 {
+		return a.completeDomains(c, args, toComplete)
+	}
+	var found []cobra.Completion
+	if store, err := a.loadStore(); err == nil {
+		if d, err := store.Domain(c.Context(), args[0]); err == nil {
+			for _, k := range d.Keys {
+				found = append(found, cobra.CompletionWithDesc(k.Selector, string(k.State)))
+			}
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
+}
