@@ -167,10 +167,24 @@ func warnings(d *decoded) problems {
 				"use 0660 and the group of the mail server"))
 		}
 	}
-	if o := d.Origin; !o.Login && !o.Local && len(o.Networks) == 0 && len(o.DaemonNames) == 0 {
+	if !anyRule(d) {
 		found = append(found, d.problem("origin", errors.New("all rules are off, so nothing is ever signed"), "switch at least one on"))
 	}
 	return found
+}
+
+// anyRule says whether any mail at all can be ours.
+func anyRule(d *decoded) bool {
+	on := func(o *OriginConfig) bool {
+		return o.Login || o.Local || o.AnyCertificate || o.All || o.CertificateIssuer != "" ||
+			len(o.Networks)+len(o.DaemonNames)+len(o.Certificates)+len(o.Macros) > 0
+	}
+	for _, l := range d.Listen {
+		if l.Origin != nil && on(l.Origin) {
+			return true
+		}
+	}
+	return on(&d.Origin)
 }
 
 // openStore opens the keystore of the configuration.

@@ -99,3 +99,21 @@ all = true
 		t.Errorf("another listener: %+v", got)
 	}
 }
+
+func TestNoRuleAtAllIsDoubted(t *testing.T) {
+	const off = "[origin]\nlogin = false\nlocal = false\nnetworks = []\ndaemon_names = []\n"
+	for text, want := range map[string]int{
+		"":                                   0,
+		off:                                  1,
+		off + "certificates = [\"relay\"]\n": 0,
+		off + "[listen.x]\naddress = \"unix:/s\"\n[listen.x.origin]\nlogin = true\n": 0,
+	} {
+		d, err := decodeConfig("waxseal.toml", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := warnings(d); len(got) != want {
+			t.Errorf("%s\n%v, want %d warnings", text, got, want)
+		}
+	}
+}
