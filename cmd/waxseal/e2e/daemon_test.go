@@ -198,7 +198,7 @@ func launch(t *testing.T, o daemonOptions, args ...string) *daemon {
 		if !d.hasExited() {
 			d.stop(t)
 		}
-		if log := d.log.String(); strings.Contains(log, "DATA RACE") || strings.Contains(log, "panic:") || strings.Contains(log, `msg="panic`) {
+		if log := d.log.String(); strings.Contains(log, "DATA RACE") || strings.Contains(log, "panic:") || strings.Contains(log, `msg="panic`) || strings.Contains(log, `"msg":"panic`) {
 			t.Error("the daemon had a panic or a race")
 		}
 		if t.Failed() {
@@ -226,9 +226,10 @@ func (d *daemon) hasExited() bool {
 	}
 }
 
-// said counts the log lines with this message.
+// said counts the log lines with this message, in either format of the log.
 func (d *daemon) said(message string) int {
-	return len(regexp.MustCompile(`(?m) msg="?`+regexp.QuoteMeta(message)+`"?( |$)`).FindAllString(d.log.String(), -1))
+	message = regexp.QuoteMeta(message)
+	return len(regexp.MustCompile(`(?m) msg="?`+message+`"?( |$)|"msg":"`+message+`"`).FindAllString(d.log.String(), -1))
 }
 
 // matches says whether a line of text matches an expression.
@@ -256,7 +257,7 @@ func (d *daemon) stop(t *testing.T) {
 	d.signal(t, syscall.SIGTERM)
 	d.awaitExit(t)
 	log := d.log.String()
-	if code := d.ProcessState.ExitCode(); code != 0 || d.said("stopped") != 1 || !strings.Contains(log, "panics=0") {
+	if code := d.ProcessState.ExitCode(); code != 0 || d.said("stopped") != 1 || !strings.Contains(log, "panics=0") && !strings.Contains(log, `"panics":0`) {
 		t.Errorf("daemon ended with %v, want exit status 0, a log line \"stopped\" and panics=0", d.ProcessState)
 	}
 }
