@@ -340,6 +340,19 @@ func appendPacket(b []byte, command byte, payload []byte) []byte {
 	return append(b, payload...)
 }
 
+// insertField adds the packet that inserts a field at the very top of the
+// message to the answer being made. The field comes from our own signer, which
+// makes no byte that a milter may not send: the library's way would search it
+// for them, at a twentieth of what an Ed25519 message costs.
+func (g *guard) insertField(name, value string) {
+	size := 1 + 4 + len(name) + 1 + len(value) + 1
+	g.out = binary.BigEndian.AppendUint32(g.out, uint32(size))
+	g.out = append(g.out, 'i', 0, 0, 0, 0) // index 0
+	g.out = append(append(g.out, name...), 0)
+	g.out = append(append(g.out, value...), 0)
+	g.whole = len(g.out)
+}
+
 // Write collects packets, and sends them when the last of them ends a reply.
 func (g *guard) Write(p []byte) (int, error) {
 	g.out = append(g.out, p...)

@@ -251,9 +251,7 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (_ *gomilter.Response, err e
 		if !s.leadingSpace {
 			f.Value = f.Value[1:] // the MTA puts the blank
 		}
-		if err := m.InsertHeader(0, f.Name, f.Value); err != nil {
-			return nil, err
-		}
+		s.guard.insertField(f.Name, f.Value)
 	}
 	return s.finish(r, m)
 }
