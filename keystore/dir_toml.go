@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,8 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// maxDomainFile bounds domain.toml: more than a thousand keys.
+// maxDomainFile bounds domain.toml: more than five hundred keys with their
+// history.
 const maxDomainFile = 1 << 20
 
 // tomlHead begins every domain.toml.
@@ -33,15 +35,37 @@ type tomlKey struct {
 	Retired   *time.Time `toml:"retired"`
 	Revoked   *time.Time `toml:"revoked"`
 	Removed   *time.Time `toml:"removed"`
+	Published *time.Time `toml:"published"`
+	Seen      *time.Time `toml:"seen"`
+	Ready     *time.Time `toml:"ready"`
+	Withdrawn *time.Time `toml:"withdrawn"`
+	Urgent    bool       `toml:"urgent,omitempty"`
 	Note      string     `toml:"note,omitempty"`
 	Reason    string     `toml:"reason,omitempty"`
+}
+
+// tomlSlot is a [[slot]] row, tomlEvent an [[event]] row as it is written.
+type tomlSlot struct {
+	Selector string `toml:"selector"`
+	Target   string `toml:"target"`
+}
+
+type tomlEvent struct {
+	Time     time.Time `toml:"time"`
+	Selector string    `toml:"selector,omitempty"`
+	What     string    `toml:"what"`
+	By       string    `toml:"by,omitempty"`
+	Reason   string    `toml:"reason,omitempty"`
+	Forced   bool      `toml:"forced,omitempty"`
 }
 
 // encodeDomain writes domain.toml. What it writes, decodeDomain reads back.
 func encodeDomain(d *Domain) ([]byte, error) {
 	file := struct {
-		Version int64     `toml:"version"`
-		Key     []tomlKey `toml:"key"`
+		Version int64       `toml:"version"`
+		Key     []tomlKey   `toml:"key"`
+		Slot    []tomlSlot  `toml:"slot"`
+		Event   []tomlEvent `toml:"event"`
 	}{Version: int64(d.Version)}
 	for i := range d.Keys {
 		k := &d.Keys[i]
@@ -50,8 +74,15 @@ func encodeDomain(d *Domain) ([]byte, error) {
 			Public:  base64.StdEncoding.EncodeToString(k.Public),
 			Created: tomlTime(k.Created), Activated: tomlTime(k.Activated), Retired: tomlTime(k.Retired),
 			Revoked: tomlTime(k.Revoked), Removed: tomlTime(k.Removed),
-			Note: k.Note, Reason: k.Reason,
+			Published: tomlTime(k.Published), Seen: tomlTime(k.Seen), Ready: tomlTime(k.Ready), Withdrawn: tomlTime(k.Withdrawn),
+			Urgent: k.Urgent, Note: k.Note, Reason: k.Reason,
 		})
+	}
+	for _, s := range d.Slots {
+		file.Slot = append(file.Slot, tomlSlot(s))
+	}
+	for _, e := range d.History {
+		file.Event = append(file.Event, tomlEvent{e.Time.UTC(), e.Selector, string(e.What), e.By, e.Reason, e.Forced})
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, tomlHead, d.Name)
@@ -71,18 +102,14 @@ func tomlTime(t time.Time) *time.Time {
 	return &t
 }
 
-// tomlFields are the settings of a [[key]] row. Each takes a decoded value and
-// says what it wants instead if that is no good.
-var tomlFields = map[string]func(k *Key, value any) (want string){
+// fields are the settings of a row. Each takes a decoded value and says what it
+// wants instead if that is no good.
+type fields[Row any] map[string]func(r *Row, value any) (want string)
+
+var keyFields = fields[Key]{
 	"selector":  textField(func(k *Key) *string { return &k.Selector }),
 	"algorithm": textField(func(k *Key) *string { return (*string)(&k.Algorithm) }),
-	"state": func(k *Key, value any) string {
-		s, _ := value.(string)
-		if k.State = State(s); !slices.Contains(states, k.State) {
-			return fmt.Sprintf("one of %q", states)
-		}
-		return ""
-	},
+	"state":     wordField(states, func(k *Key) *State { return &k.State }),
 	"public": func(k *Key, value any) string {
 		s, ok := value.(string)
 		public, err := base64.StdEncoding.Strict().DecodeString(s)
@@ -99,31 +126,84 @@ var tomlFields = map[string]func(k *Key, value any) (want string){
 	"retired":   timeField(func(k *Key) *time.Time { return &k.Retired }),
 	"revoked":   timeField(func(k *Key) *time.Time { return &k.Revoked }),
 	"removed":   timeField(func(k *Key) *time.Time { return &k.Removed }),
+	"published": timeField(func(k *Key) *time.Time { return &k.Published }),
+	"seen":      timeField(func(k *Key) *time.Time { return &k.Seen }),
+	"ready":     timeField(func(k *Key) *time.Time { return &k.Ready }),
+	"withdrawn": timeField(func(k *Key) *time.Time { return &k.Withdrawn }),
+	"urgent":    boolField(func(k *Key) *bool { return &k.Urgent }),
 	"note":      textField(func(k *Key) *string { return &k.Note }),
 	"reason":    textField(func(k *Key) *string { return &k.Reason }),
 }
 
-func textField(field func(*Key) *string) func(*Key, any) string {
-	return func(k *Key, value any) string {
+var slotFields = fields[Slot]{
+	"selector": textField(func(s *Slot) *string { return &s.Selector }),
+	"target":   textField(func(s *Slot) *string { return &s.Target }),
+}
+
+var eventFields = fields[Event]{
+	"time":     timeField(func(e *Event) *time.Time { return &e.Time }),
+	"selector": textField(func(e *Event) *string { return &e.Selector }),
+	"what":     wordField(whats, func(e *Event) *What { return &e.What }),
+	"by":       textField(func(e *Event) *string { return &e.By }),
+	"reason":   textField(func(e *Event) *string { return &e.Reason }),
+	"forced":   boolField(func(e *Event) *bool { return &e.Forced }),
+}
+
+func textField[Row any](field func(*Row) *string) func(*Row, any) string {
+	return func(r *Row, value any) string {
 		s, ok := value.(string)
 		if !ok {
 			return "a string in quotes"
 		}
-		*field(k) = s
+		*field(r) = s
 		return ""
 	}
 }
 
-func timeField(field func(*Key) *time.Time) func(*Key, any) string {
-	return func(k *Key, value any) string {
+func wordField[Row any, Word ~string](words []Word, field func(*Row) *Word) func(*Row, any) string {
+	return func(r *Row, value any) string {
+		s, _ := value.(string)
+		if !slices.Contains(words, Word(s)) {
+			return fmt.Sprintf("one of %q", words)
+		}
+		*field(r) = Word(s)
+		return ""
+	}
+}
+
+func boolField[Row any](field func(*Row) *bool) func(*Row, any) string {
+	return func(r *Row, value any) string {
+		b, ok := value.(bool)
+		if !ok {
+			return "true or false"
+		}
+		*field(r) = b
+		return ""
+	}
+}
+
+func timeField[Row any](field func(*Row) *time.Time) func(*Row, any) string {
+	return func(r *Row, value any) string {
 		t, ok := value.(time.Time)
 		// The library gives times without an offset locations of such names.
 		if !ok || strings.HasSuffix(t.Location().String(), "-local") {
 			return "a time such as 2026-01-31T12:00:00Z, without quotes"
 		}
-		*field(k) = t.UTC()
+		*field(r) = t.UTC()
 		return ""
 	}
+}
+
+// names are the settings of the row, sorted.
+func (f fields[Row]) names() []string { return slices.Sorted(maps.Keys(f)) }
+
+// setter returns the function that sets a field of the row, or nil.
+func (f fields[Row]) setter(name string, r *Row) func(value any) string {
+	set := f[name]
+	if set == nil {
+		return nil
+	}
+	return func(value any) string { return set(r, value) }
 }
 
 // decoder reads domain.toml line by line: the file is a flat list of settings
@@ -135,6 +215,7 @@ type decoder struct {
 	path string
 	dom  *Domain
 	line int            // the current one, from 1
+	kind string         // of the present row: key, slot, event; empty above the first
 	rows []int          // line of each [[key]]
 	seen map[string]int // line of each setting of the present row
 	top  bool           // version was set
@@ -184,13 +265,53 @@ func (d *decoder) decodeLine(line string) {
 
 func (d *decoder) decodeHeader(text string) {
 	header, comment, _ := strings.Cut(text, "#")
-	if header = strings.Trim(header, " \t"); header != "[[key]]" || strings.ContainsRune(comment, 0) {
-		d.fail(fmt.Sprintf("unknown table %.40q", header), "a key's row begins with [[key]]; delete anything else")
+	header = strings.Trim(header, " \t")
+	switch {
+	case strings.ContainsRune(comment, 0):
+		header = ""
+	case header == "[[key]]":
+		d.dom.Keys = append(d.dom.Keys, Key{})
+		d.rows = append(d.rows, d.line)
+	case header == "[[slot]]":
+		d.dom.Slots = append(d.dom.Slots, Slot{})
+	case header == "[[event]]":
+		d.dom.History = append(d.dom.History, Event{})
+	default:
+		header = ""
+	}
+	if header == "" {
+		d.fail(fmt.Sprintf("unknown table %.40q", text), "a row begins with [[key]], [[slot]] or [[event]]; delete anything else")
 		return
 	}
-	d.dom.Keys = append(d.dom.Keys, Key{})
-	d.rows = append(d.rows, d.line)
+	d.kind = strings.Trim(header, "[]")
 	clear(d.seen)
+}
+
+// setter returns the function that sets a field of the present row, or nil, and
+// names what there is.
+func (d *decoder) setter(name string) (set func(any) string, names []string) {
+	switch d.kind {
+	case "key":
+		return keyFields.setter(name, &d.dom.Keys[len(d.dom.Keys)-1]), keyFields.names()
+	case "slot":
+		return slotFields.setter(name, &d.dom.Slots[len(d.dom.Slots)-1]), slotFields.names()
+	case "event":
+		return eventFields.setter(name, &d.dom.History[len(d.dom.History)-1]), eventFields.names()
+	case "":
+		if name == "version" {
+			set = d.setVersion
+		}
+	}
+	return set, []string{"version"}
+}
+
+func (d *decoder) setVersion(value any) string {
+	version, ok := value.(int64)
+	if !ok || version < 1 {
+		return "a whole number from 1"
+	}
+	d.dom.Version = uint64(version)
+	return ""
 }
 
 func (d *decoder) decodeSetting(text string) {
@@ -200,10 +321,9 @@ func (d *decoder) decodeSetting(text string) {
 		d.fail(fmt.Sprintf("not a setting: %.40q", text), "write name = value, or delete the line")
 		return
 	}
-	inRow := len(d.rows) > 0
-	set := tomlFields[name]
-	if set == nil && (name != "version" || inRow) || set != nil && !inRow {
-		d.unknown(name, inRow)
+	set, names := d.setter(name)
+	if set == nil {
+		d.unknown(name, names)
 		return
 	}
 	if first := d.seen[name]; first > 0 {
@@ -211,7 +331,7 @@ func (d *decoder) decodeSetting(text string) {
 		return
 	}
 	d.seen[name] = d.line
-	d.top = d.top || !inRow
+	d.top = d.top || d.kind == ""
 	if value[0] == '[' || value[0] == '{' || strings.HasPrefix(value, `"""`) || strings.HasPrefix(value, `'''`) {
 		d.fail(fmt.Sprintf("%q is a list, a table or a text of several lines", name), "write a single value on one line")
 		return
@@ -221,38 +341,21 @@ func (d *decoder) decodeSetting(text string) {
 		d.fail(fmt.Sprintf("the value of %q is not TOML (%s)", name, tomlProblem(err)), "correct it")
 		return
 	}
-	if !inRow {
-		version, ok := decoded["v"].(int64)
-		if !ok || version < 1 {
-			d.fail(`"version" has a wrong value`, "want a whole number from 1")
-			return
-		}
-		d.dom.Version = uint64(version)
-		return
-	}
-	if want := set(&d.dom.Keys[len(d.dom.Keys)-1], decoded["v"]); want != "" {
+	if want := set(decoded["v"]); want != "" {
 		d.fail(fmt.Sprintf("%q has a wrong value", name), "want "+want)
 	}
 }
 
 // unknown reports a setting that does not exist, or not here.
-func (d *decoder) unknown(name string, inRow bool) {
-	_, known := tomlFields[name]
+func (d *decoder) unknown(name string, names []string) {
+	_, known := keyFields[name]
 	switch {
 	case name == "version":
-		d.fail(`"version" inside a [[key]] row`, "move it above the first [[key]]")
+		d.fail(fmt.Sprintf(`"version" inside a [[%s]] row`, d.kind), "move it above the first row")
 		return
-	case known:
+	case known && d.kind == "":
 		d.fail(fmt.Sprintf("%q outside a [[key]] row", name), "move it below the [[key]] it belongs to")
 		return
-	}
-	names := []string{"version"}
-	if inRow {
-		names = names[:0]
-		for n := range tomlFields {
-			names = append(names, n)
-		}
-		slices.Sort(names)
 	}
 	nearest := slices.MinFunc(names, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
 	repair := "delete it"
@@ -280,6 +383,10 @@ func (d *decoder) checkRows() {
 			d.fail(fmt.Sprintf("key %q has a second row, the first is in line %d", k.Selector, line), "delete one of the two")
 		}
 		first[k.Selector] = d.line
+	}
+	d.line = 0
+	if err := d.dom.validateHistory(); err != nil {
+		d.fail(err.Error(), "correct it, or restore the file from a backup")
 	}
 }
 

@@ -193,20 +193,12 @@ func (u *update) deleteTemps() error {
 	return nil
 }
 
-// before returns the key's row as it was, or nil if it is new.
-func (u *update) before(k *Key) *Key {
-	if u.old == nil {
-		return nil
-	}
-	return u.old.Key(k.Selector)
-}
-
 // writeKeys writes the private halves of the keys whose rows are new.
 func (u *update) writeKeys(ctx context.Context) error {
 	wrote := false
 	for i := range u.dom.Keys {
 		k := &u.dom.Keys[i]
-		if u.before(k) != nil || k.State == Removed {
+		if !u.dom.IsNew(u.old, k) || k.State == Removed {
 			continue
 		}
 		if err := u.writeKey(ctx, k); err != nil {
@@ -244,6 +236,11 @@ func (u *update) writeKey(ctx context.Context, k *Key) error {
 		return err
 	}
 	name := k.Selector + pemExt
+	if u.old != nil && u.old.Key(k.Selector) != nil { // the slot's last key, if a crash left its file
+		if err := u.remove(name); err != nil {
+			return err
+		}
+	}
 	err = u.root.Link(temp, path.Join(u.dom.Name, name))
 	if err == nil {
 		u.linked = append(u.linked, name)

@@ -61,6 +61,17 @@ type Key struct {
 	// keeps at least whole seconds.
 	Created, Activated, Retired, Revoked, Removed time.Time
 
+	// What is known of the key's record in DNS; zero means not yet, or no
+	// longer. Published: waxseal has put it there. Seen: since then every
+	// authoritative server has shown exactly this key. Ready: by then no
+	// resolver remembers anything older, and the key may sign. Withdrawn: a
+	// removed key's record is gone from every authoritative server.
+	Published, Seen, Ready, Withdrawn time.Time
+
+	// Urgent is set on the successor of a stolen key: it signs as soon as it is
+	// seen, and the older keys of its kind are revoked with that.
+	Urgent bool
+
 	Note   string // free text of the administrator
 	Reason string // why a step was forced, and by whom
 
@@ -76,8 +87,65 @@ type Key struct {
 type Domain struct {
 	Name    string
 	Version uint64 // changes with every Update; 0 means that the store has no such domain yet
-	Keys    []Key
+	Keys    []Key  // in the order in which they were added
+
+	// Slots are the selectors of a zone that is not ours: see Slot. A domain
+	// without any may use every name as a selector.
+	Slots []Slot
+
+	// History is what was done with the keys, oldest first. It only grows.
+	History []Event
 }
+
+// Slot is a selector whose record the owner of the zone has made a CNAME, once
+// and for all, to a name in a zone that waxseal may update. Rotation goes round
+// a domain's slots.
+type Slot struct {
+	Selector string
+	Target   string // where the CNAME points, in lower case and without the last dot
+}
+
+// Slot returns the target of the slot with the given selector; ok is false if
+// there is no such slot.
+func (d *Domain) Slot(selector string) (target string, ok bool) {
+	for _, s := range d.Slots {
+		if s.Selector == selector {
+			return s.Target, true
+		}
+	}
+	return "", false
+}
+
+// Event is one line of a domain's history.
+type Event struct {
+	Time     time.Time // UTC, whole seconds
+	Selector string    // the key it happened to
+	What     What
+	By       string // who did it: user@host, or keeper@host
+	Reason   string
+	Forced   bool // against a rule, on By's word
+}
+
+// What happened to a key.
+type What string
+
+// The events of a history.
+const (
+	WasCreated   What = "created"
+	WasImported  What = "imported"
+	WasPublished What = "published" // waxseal put the record into DNS
+	WasTold      What = "told"      // an administrator was asked to change DNS
+	WasSeen      What = "seen"      // every authoritative server began to show the record
+	WasUnseen    What = "unseen"    // and stopped
+	WasActivated What = "activated"
+	WasRetired   What = "retired"
+	WasRevoked   What = "revoked"
+	WasRemoved   What = "removed"
+	WasWithdrawn What = "withdrawn" // the record is gone from DNS
+)
+
+// whats lists every What; a store refuses anything else.
+var whats = []What{WasCreated, WasImported, WasPublished, WasTold, WasSeen, WasUnseen, WasActivated, WasRetired, WasRevoked, WasRemoved, WasWithdrawn}
 
 // Key returns the key with the given selector, or nil. The pointer is into
 // d.Keys.

@@ -12,118 +12,207 @@ import (
 // Sendmail).
 const Grace = 7 * 24 * time.Hour
 
-// Step is when, and on whose word, a key changes its state.
-type Step struct {
+// Warrant is when, and on whose word, a key takes a step of its life.
+type Warrant struct {
 	Now time.Time
+
+	// By is who takes the step, for the history.
+	By string
+
+	// Reason is kept in the history, and in the key's row if it is not empty.
+	Reason string
 
 	// Force takes the step although it is early or leaves nothing that signs.
 	// It needs a Reason.
 	Force bool
 
-	// Reason is kept in the key's row if it is not empty.
-	Reason string
+	// Grace replaces the grace period of the same name. 0: Grace.
+	Grace time.Duration
 }
 
-// Add appends k as a pending key, created at now. Its selector must never
-// have been used for this domain.
-func (d *Domain) Add(k Key, now time.Time) error {
-	if d.Key(k.Selector) != nil {
-		return fmt.Errorf("key %s.%s: the selector was used before, and is never used twice; take %s",
-			k.Selector, d.Name, NextSelector(d, now))
+func (w *Warrant) grace() time.Duration {
+	if w.Grace > 0 {
+		return w.Grace
 	}
-	k.State = Pending
-	k.Created = stamp(now)
-	k.Activated, k.Retired, k.Revoked, k.Removed = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	return Grace
+}
+
+// Add appends k as a pending key, created now. Its selector must never have
+// been used for this domain. In a domain with slots it must be one of them, and
+// then it is enough that its last key was removed and a grace period has passed.
+func (d *Domain) Add(k Key, w Warrant) error {
+	return d.add(k, w, WasCreated)
+}
+
+// Import is Add for a key that was made elsewhere: it keeps k.Created, if set.
+func (d *Domain) Import(k Key, w Warrant) error {
+	return d.add(k, w, WasImported)
+}
+
+func (d *Domain) add(k Key, w Warrant, what What) error {
+	place, err := d.free(k.Selector, w)
+	if err != nil {
+		return fmt.Errorf("key %s.%s: %w", k.Selector, d.Name, err)
+	}
+	created := stamp(w.Now)
+	if what == WasImported && !k.Created.IsZero() {
+		created = stamp(k.Created)
+	}
+	k = Key{
+		Selector: k.Selector, Algorithm: k.Algorithm, State: Pending, Public: k.Public,
+		Created: created, Urgent: k.Urgent, Note: k.Note, Reason: w.Reason, Load: k.Load,
+	}
 	if err := k.validate(d.Name); err != nil {
 		return fmt.Errorf("key %s.%s: %w", k.Selector, d.Name, err)
 	}
+	if place >= 0 { // the slot's old row goes; its history stays
+		d.Keys = append(d.Keys[:place:place], d.Keys[place+1:]...)
+	}
 	d.Keys = append(d.Keys, k)
+	d.note(k.Selector, what, w)
 	return nil
 }
 
-// Activate makes a pending key sign. The caller has made sure that the world
-// can see its record. With Force a retired key signs again, which is right
-// only while its record is still published.
-func (d *Domain) Activate(selector string, s Step) error {
-	return d.step(selector, s, Active, func(k *Key) error {
+// free refuses a selector that may not name a new key. place is the row in the
+// way that may be given up, or -1.
+func (d *Domain) free(selector string, w Warrant) (place int, err error) {
+	_, slot := d.Slot(selector)
+	if len(d.Slots) > 0 && !slot {
+		return -1, errors.New("the domain has slots, and this selector is none of them: the owner of its zone has no CNAME for it")
+	}
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		if k.Selector != selector {
+			continue
+		}
+		if !slot {
+			return -1, fmt.Errorf("the selector was used before, and is never used twice; take %s", NextSelector(d, w.Now))
+		}
+		if k.State != Removed {
+			return -1, fmt.Errorf("the slot is taken by a key that is %s", k.State)
+		}
+		if until := k.slotFree(w.grace()); w.Now.Before(until) {
+			return -1, fmt.Errorf("the slot may be used again from %s, when no mail needs its last key", until.UTC().Format(time.RFC3339))
+		}
+		return i, nil
+	}
+	return -1, nil
+}
+
+// slotFree is when the slot of a removed key may be used again: a grace period
+// after the world was told that the key is no good, or if it never was, after
+// the key was removed. A key that never signed is in nobody's way.
+func (k *Key) slotFree(grace time.Duration) time.Time {
+	switch {
+	case k.Activated.IsZero():
+		return k.Removed
+	case !k.Revoked.IsZero():
+		return k.Revoked.Add(grace)
+	default:
+		return k.Removed.Add(grace)
+	}
+}
+
+// Activate makes a pending key sign. Its record must have been seen, and be
+// Ready; that of an Urgent key must have been seen. With Force neither is asked,
+// and a retired key signs again, which is right only while its record is still
+// published.
+func (d *Domain) Activate(selector string, w Warrant) error {
+	return d.step(selector, w, Active, WasActivated, func(k *Key) error {
 		switch k.State {
 		case Pending:
+			if err := k.visible(w); err != nil {
+				return err
+			}
 		case Retired:
-			if !s.Force {
+			if !w.Force {
 				return errors.New("retired; to let it sign again its record must still be published, and the step be forced")
 			}
 			k.Retired = time.Time{}
 		default:
 			return fmt.Errorf("%s, want %s", k.State, Pending)
 		}
-		k.Activated = stamp(s.Now)
+		k.Activated = stamp(w.Now)
 		return nil
 	})
 }
 
+// visible refuses to let a key sign that not all the world can see.
+func (k *Key) visible(w Warrant) error {
+	switch {
+	case w.Force:
+		return nil
+	case k.Seen.IsZero():
+		return errors.New("pending, and its record was not seen at every authoritative server of its zone yet")
+	case !k.Urgent && w.Now.Before(k.Ready):
+		return fmt.Errorf("pending; its record was seen, but resolvers may remember until %s that it was not there", k.Ready.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // Retire stops an active key from signing. It refuses the domain's last
 // active key unless forced.
-func (d *Domain) Retire(selector string, s Step) error {
-	return d.step(selector, s, Retired, func(k *Key) error {
+func (d *Domain) Retire(selector string, w Warrant) error {
+	return d.step(selector, w, Retired, WasRetired, func(k *Key) error {
 		if k.State != Active {
 			return fmt.Errorf("%s, want %s", k.State, Active)
 		}
-		if err := d.notLast(k, s); err != nil {
+		if err := d.notLast(k, w); err != nil {
 			return err
 		}
-		k.Retired = stamp(s.Now)
+		k.Retired = stamp(w.Now)
 		return nil
 	})
 }
 
 // Revoke says that the key's record is to have an empty p=. A retired key may
-// be revoked after Grace; earlier, and from pending or active (a stolen key),
-// only when forced.
-func (d *Domain) Revoke(selector string, s Step) error {
-	return d.step(selector, s, Revoked, func(k *Key) error {
+// be revoked after the grace period; earlier, and from pending or active (a
+// stolen key), only when forced.
+func (d *Domain) Revoke(selector string, w Warrant) error {
+	return d.step(selector, w, Revoked, WasRevoked, func(k *Key) error {
 		switch k.State {
 		case Retired:
-			if err := grace(k.Retired, s); err != nil {
+			if err := grace(k.Retired, w); err != nil {
 				return err
 			}
 		case Pending, Active:
-			if !s.Force {
+			if !w.Force {
 				return fmt.Errorf("%s; retire it first, or force the step", k.State)
 			}
 		default:
 			return fmt.Errorf("%s, want %s", k.State, Retired)
 		}
-		k.Revoked = stamp(s.Now)
+		k.Revoked = stamp(w.Now)
 		return nil
 	})
 }
 
 // Remove destroys the key's private half when the domain is next updated; the
-// row stays. A pending key may go at once, a retired or revoked one after
-// Grace or when forced, an active one only when forced.
-func (d *Domain) Remove(selector string, s Step) error {
-	return d.step(selector, s, Removed, func(k *Key) error {
+// row stays. A pending key may go at once, a retired or revoked one after the
+// grace period or when forced, an active one only when forced.
+func (d *Domain) Remove(selector string, w Warrant) error {
+	return d.step(selector, w, Removed, WasRemoved, func(k *Key) error {
 		switch k.State {
 		case Pending:
 		case Active:
-			if err := d.notLast(k, s); err != nil {
+			if err := d.notLast(k, w); err != nil {
 				return err
 			}
-			if !s.Force {
+			if !w.Force {
 				return fmt.Errorf("%s; retire it first, or force the step", k.State)
 			}
 		case Retired:
-			if err := grace(k.Retired, s); err != nil {
+			if err := grace(k.Retired, w); err != nil {
 				return err
 			}
 		case Revoked:
-			if err := grace(k.Revoked, s); err != nil {
+			if err := grace(k.Revoked, w); err != nil {
 				return err
 			}
 		default:
 			return errors.New("removed already")
 		}
-		k.Removed = stamp(s.Now)
+		k.Removed = stamp(w.Now)
 		k.Load = nil
 		return nil
 	})
@@ -131,32 +220,42 @@ func (d *Domain) Remove(selector string, s Step) error {
 
 // step finds the key, lets leave check its present state and set the time
 // stamp, and then moves it to the state to. After an error nothing changed.
-func (d *Domain) step(selector string, s Step, to State, leave func(*Key) error) error {
+func (d *Domain) step(selector string, w Warrant, to State, what What, leave func(*Key) error) error {
 	k := d.Key(selector)
 	if k == nil {
 		return fmt.Errorf("key %s.%s: %w", selector, d.Name, ErrNotFound)
 	}
-	if s.Force && s.Reason == "" {
+	if w.Force && w.Reason == "" {
 		return fmt.Errorf("key %s.%s: a forced step needs a reason", selector, d.Name)
 	}
-	if err := validText(s.Reason); err != nil {
-		return fmt.Errorf("key %s.%s: reason: %w", selector, d.Name, err)
+	for _, text := range []string{w.Reason, w.By} {
+		if err := validText(text); err != nil {
+			return fmt.Errorf("key %s.%s: reason: %w", selector, d.Name, err)
+		}
 	}
 	changed := *k
 	if err := leave(&changed); err != nil {
 		return fmt.Errorf("key %s.%s is %w", selector, d.Name, err)
 	}
 	changed.State = to
-	if s.Reason != "" {
-		changed.Reason = s.Reason
+	if w.Reason != "" {
+		changed.Reason = w.Reason
 	}
 	*k = changed
+	d.note(selector, what, w)
 	return nil
 }
 
+// note appends to the history.
+func (d *Domain) note(selector string, what What, w Warrant) {
+	d.History = append(d.History, Event{
+		Time: stamp(w.Now), Selector: selector, What: what, By: w.By, Reason: w.Reason, Forced: w.Force,
+	})
+}
+
 // notLast refuses a step that would leave the domain without a key that signs.
-func (d *Domain) notLast(k *Key, s Step) error {
-	if s.Force {
+func (d *Domain) notLast(k *Key, w Warrant) error {
+	if w.Force {
 		return nil
 	}
 	for i := range d.Keys {
@@ -168,8 +267,8 @@ func (d *Domain) notLast(k *Key, s Step) error {
 }
 
 // grace refuses a step before the grace period since the given time is over.
-func grace(since time.Time, s Step) error {
-	if until := since.Add(Grace); !s.Force && s.Now.Before(until) {
+func grace(since time.Time, w Warrant) error {
+	if until := since.Add(w.grace()); !w.Force && w.Now.Before(until) {
 		return fmt.Errorf("still needed by mail under way until %s; wait, or force the step", until.UTC().Format(time.RFC3339))
 	}
 	return nil

@@ -17,7 +17,7 @@ func domainWith(states ...State) *Domain {
 	for i, s := range states {
 		d.Keys = append(d.Keys, Key{
 			Selector: fmt.Sprintf("s%d", i), Algorithm: Ed25519, State: s, Public: make([]byte, ed25519.PublicKeySize),
-			Created: noon, Retired: noon, Revoked: noon,
+			Created: noon, Seen: noon, Ready: noon, Retired: noon, Revoked: noon,
 		})
 	}
 	return d
@@ -25,7 +25,7 @@ func domainWith(states ...State) *Domain {
 
 func TestStepsOfAKeysLife(t *testing.T) {
 	day := 24 * time.Hour
-	type step = func(*Domain, string, Step) error
+	type step = func(*Domain, string, Warrant) error
 	var (
 		activate step = (*Domain).Activate
 		retire   step = (*Domain).Retire
@@ -81,7 +81,7 @@ func TestStepsOfAKeysLife(t *testing.T) {
 			d = domainWith(test.from, test.other)
 		}
 		d.Keys[0].Reason = "before"
-		s := Step{Now: noon.Add(test.after), Force: test.force}
+		s := Warrant{Now: noon.Add(test.after), Force: test.force}
 		if test.force {
 			s.Reason = "because"
 		}
@@ -119,13 +119,13 @@ func TestStepsOfAKeysLife(t *testing.T) {
 
 func TestStepsRefuse(t *testing.T) {
 	d := domainWith(Active, Active)
-	if err := d.Retire("s0", Step{Now: noon, Force: true}); err == nil || !strings.Contains(err.Error(), "reason") {
+	if err := d.Retire("s0", Warrant{Now: noon, Force: true}); err == nil || !strings.Contains(err.Error(), "reason") {
 		t.Errorf("forced without a reason: %v", err)
 	}
-	if err := d.Retire("s0", Step{Now: noon, Reason: "a\nb"}); err == nil {
+	if err := d.Retire("s0", Warrant{Now: noon, Reason: "a\nb"}); err == nil {
 		t.Error("a reason of two lines was taken")
 	}
-	if err := d.Retire("nosuch", Step{Now: noon}); !errors.Is(err, ErrNotFound) {
+	if err := d.Retire("nosuch", Warrant{Now: noon}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a key that is not there: %v", err)
 	}
 }
@@ -133,11 +133,11 @@ func TestStepsRefuse(t *testing.T) {
 func TestAdd(t *testing.T) {
 	d := domainWith(Removed)
 	k := Key{Selector: "s0", Algorithm: Ed25519, Public: make([]byte, 32)}
-	if err := d.Add(k, noon); err == nil || !strings.Contains(err.Error(), "2026a") {
+	if err := d.Add(k, Warrant{Now: noon}); err == nil || !strings.Contains(err.Error(), "2026a") {
 		t.Errorf("the selector of a removed key: %v, want an error that names a free one", err)
 	}
 	k.Selector, k.State, k.Activated = "2026a", Active, noon
-	if err := d.Add(k, noon); err != nil {
+	if err := d.Add(k, Warrant{Now: noon}); err != nil {
 		t.Fatal(err)
 	}
 	if got := d.Key("2026a"); got.State != Pending || got.Created != noon.Truncate(time.Second) || !got.Activated.IsZero() {
@@ -149,7 +149,7 @@ func TestAdd(t *testing.T) {
 		{Selector: "b", Algorithm: RSA2048, Public: make([]byte, 32)},
 		{Selector: "b", Algorithm: Ed25519, Public: make([]byte, 32), Note: "\n"},
 	} {
-		if err := d.Add(bad, noon); err == nil {
+		if err := d.Add(bad, Warrant{Now: noon}); err == nil {
 			t.Errorf("%+v was added", bad)
 		}
 	}

@@ -32,7 +32,48 @@ func (d *Domain) Validate() error {
 			errs = append(errs, fmt.Errorf("key %s: %w", k.Selector, err))
 		}
 	}
+	errs = append(errs, d.validateHistory())
 	return errors.Join(errs...)
+}
+
+// validateHistory is the part of Validate that is about slots and events.
+func (d *Domain) validateHistory() error {
+	seen := make(map[string]bool, len(d.Slots))
+	for _, s := range d.Slots {
+		if err := ValidSelector(s.Selector); err != nil {
+			return fmt.Errorf("slot: %w", err)
+		}
+		if err := ValidDomain(s.Target); err != nil {
+			return fmt.Errorf("target of slot %s: %w", s.Selector, err)
+		}
+		if seen[s.Selector] {
+			return fmt.Errorf("slot %s: named twice", s.Selector)
+		}
+		seen[s.Selector] = true
+	}
+	for i := range d.History {
+		if err := d.History[i].validate(); err != nil {
+			return fmt.Errorf("event %d of the history: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func (e *Event) validate() error {
+	if !slices.Contains(whats, e.What) {
+		return fmt.Errorf("%.40q, want one of %q", e.What, whats)
+	}
+	if e.Selector != "" {
+		if err := ValidSelector(e.Selector); err != nil {
+			return err
+		}
+	}
+	for _, text := range []string{e.By, e.Reason} {
+		if err := validText(text); err != nil {
+			return err
+		}
+	}
+	return validTime(e.Time)
 }
 
 func (k *Key) validate(domain string) error {
@@ -50,9 +91,9 @@ func (k *Key) validate(domain string) error {
 			return err
 		}
 	}
-	for _, t := range []time.Time{k.Created, k.Activated, k.Retired, k.Revoked, k.Removed} {
-		if !t.IsZero() && (t.UTC().Year() < 1970 || t.UTC().Year() > 9999) {
-			return fmt.Errorf("time stamp %v, want a year from 1970 to 9999", t)
+	for _, t := range []time.Time{k.Created, k.Activated, k.Retired, k.Revoked, k.Removed, k.Published, k.Seen, k.Ready, k.Withdrawn} {
+		if err := validTime(t); err != nil && !t.IsZero() {
+			return err
 		}
 	}
 	if k.State == Removed && len(k.Public) == 0 {
@@ -68,6 +109,13 @@ func (k *Key) validate(domain string) error {
 	}
 	if actual != k.Algorithm {
 		return fmt.Errorf("algorithm %s, but the public key is %s", k.Algorithm, actual)
+	}
+	return nil
+}
+
+func validTime(t time.Time) error {
+	if year := t.UTC().Year(); year < 1970 || year > 9999 {
+		return fmt.Errorf("time stamp %v, want a year from 1970 to 9999", t)
 	}
 	return nil
 }
@@ -90,14 +138,16 @@ func validText(s string) error {
 // CheckUpdate reports why a store must not replace old by d, or nil. old is
 // nil when the domain is new. Every Store calls it inside Update, after the
 // versions matched: besides Validate it keeps a selector from ever naming two
-// different keys, a row from disappearing, and a removed key from coming back.
+// different keys, a row from disappearing, a removed key from coming back, and
+// the history from losing anything. A slot whose key was removed may get
+// another, as Domain.Add allows it.
 func CheckUpdate(old, d *Domain) error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
 	for i := range d.Keys {
 		k := &d.Keys[i]
-		if isNew := old == nil || old.Key(k.Selector) == nil; isNew && k.State != Removed && k.Load == nil {
+		if d.IsNew(old, k) && k.State != Removed && k.Load == nil {
 			return fmt.Errorf("key %s: new, but without a private half", k.Selector)
 		}
 	}
@@ -108,6 +158,7 @@ func CheckUpdate(old, d *Domain) error {
 		was := &old.Keys[i]
 		is := d.Key(was.Selector)
 		switch {
+		case is != nil && d.IsNew(old, is):
 		case is == nil:
 			return fmt.Errorf("key %s: its row is missing; a removed key stays as a row with state %q", was.Selector, Removed)
 		case !bytes.Equal(is.Public, was.Public) || is.Algorithm != was.Algorithm:
@@ -116,5 +167,28 @@ func CheckUpdate(old, d *Domain) error {
 			return fmt.Errorf("key %s: removed, and a removed key does not come back; take a new selector", was.Selector)
 		}
 	}
+	if len(d.History) < len(old.History) || !slices.EqualFunc(old.History, d.History[:len(old.History)], Event.same) {
+		return errors.New("the history may only grow")
+	}
 	return nil
+}
+
+func (e Event) same(o Event) bool {
+	return e.Time.Equal(o.Time) && e.Selector == o.Selector && e.What == o.What && e.By == o.By && e.Reason == o.Reason && e.Forced == o.Forced
+}
+
+// IsNew reports whether k, a key of d, has a row that old does not have: because
+// old is nil or has not got the selector, or because k is the next key of a slot
+// whose last key was removed. Then a store reads the private half with k.Load
+// and writes it.
+func (d *Domain) IsNew(old *Domain, k *Key) bool {
+	if old == nil {
+		return true
+	}
+	was := old.Key(k.Selector)
+	if was == nil {
+		return true
+	}
+	_, slot := old.Slot(k.Selector)
+	return slot && was.State == Removed && k.State != Removed && !bytes.Equal(was.Public, k.Public)
 }

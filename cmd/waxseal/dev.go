@@ -50,7 +50,7 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 				return err
 			}
 			if d, err = a.update(ctx, store, domain, func(d *keystore.Domain) error {
-				return d.Activate(k.Selector, keystore.Step{Now: a.now(), Force: true, Reason: "serve --dev"})
+				return d.Activate(k.Selector, keystore.Warrant{Now: a.now(), By: a.who(), Force: true, Reason: "serve --dev"})
 			}); err != nil {
 				return err
 			}

@@ -8,6 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +18,21 @@ import (
 	"waxseal/keystore"
 	"waxseal/milter/policy"
 )
+
+// who is the person or service that runs this, for the history of keys.
+func (a *app) who() string {
+	name := "uid " + strconv.Itoa(os.Getuid())
+	if sudo := os.Getenv("SUDO_USER"); sudo != "" {
+		name = sudo + " (sudo)"
+	} else if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
 
 // findKey reads the key that the arguments DOMAIN SELECTOR name.
 func (a *app) findKey(ctx context.Context, args []string) (string, *keystore.Key, error) {

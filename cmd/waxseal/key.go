@@ -134,7 +134,7 @@ func (a *app) addKey(ctx context.Context, store keystore.Store, domain, selector
 			Public:    public,
 			Note:      note,
 			Load:      func(context.Context) (crypto.Signer, error) { return private, nil },
-		}, a.now())
+		}, keystore.Warrant{Now: a.now(), By: a.who()})
 	})
 	if err != nil {
 		return nil, err

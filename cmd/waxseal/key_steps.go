@@ -16,7 +16,7 @@ import (
 )
 
 // stepFlags are those of commands that change a key's state.
-func (a *app) stepFlags(c *cobra.Command, step *keystore.Step, force string) {
+func (a *app) stepFlags(c *cobra.Command, step *keystore.Warrant, force string) {
 	a.storeFlags(c)
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
@@ -26,7 +26,7 @@ func (a *app) stepFlags(c *cobra.Command, step *keystore.Step, force string) {
 }
 
 // changeKey takes one step with one key.
-func (a *app) changeKey(ctx context.Context, args []string, step keystore.Step, change func(d *keystore.Domain, selector string) error) (*keystore.Domain, *keystore.Key, error) {
+func (a *app) changeKey(ctx context.Context, args []string, step keystore.Warrant, change func(d *keystore.Domain, selector string) error) (*keystore.Domain, *keystore.Key, error) {
 	domain, selector, err := keyArguments(args)
 	if err != nil {
 		return nil, nil, err
@@ -55,7 +55,7 @@ func (a *app) changeKey(ctx context.Context, args []string, step keystore.Step, 
 }
 
 func (a *app) keyActivateCommand() *cobra.Command {
-	var step keystore.Step
+	var step keystore.Warrant
 	c := &cobra.Command{
 		Use:   "activate DOMAIN SELECTOR --force --reason TEXT",
 		Short: "Let a pending key sign",
@@ -69,7 +69,7 @@ checked by this version, so the step must be forced, with a reason that is kept.
 				return withHint(errors.New("cannot check yet whether DNS shows the record"),
 					"look yourself: dig +short TXT %s, then use --force --reason TEXT", dns.Name(args[1], args[0]))
 			}
-			step.Now = a.now()
+			step.Now, step.By = a.now(), a.who()
 			_, _, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Activate(selector, step)
 			})
@@ -81,7 +81,7 @@ checked by this version, so the step must be forced, with a reason that is kept.
 }
 
 func (a *app) keyRetireCommand() *cobra.Command {
-	var step keystore.Step
+	var step keystore.Warrant
 	c := &cobra.Command{
 		Use:   "retire DOMAIN SELECTOR",
 		Short: "Stop a key from signing; its record must stay",
@@ -91,7 +91,7 @@ as mail would leave unsigned.`, keystore.Grace/(24*time.Hour)),
 		Example: `  waxseal key retire example.com 2026a`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			step.Now = a.now()
+			step.Now, step.By = a.now(), a.who()
 			_, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Retire(selector, step)
 			})
@@ -106,7 +106,7 @@ as mail would leave unsigned.`, keystore.Grace/(24*time.Hour)),
 }
 
 func (a *app) keyRemoveCommand() *cobra.Command {
-	var step keystore.Step
+	var step keystore.Warrant
 	c := &cobra.Command{
 		Use:   "remove DOMAIN SELECTOR",
 		Short: "Destroy a key for good",
@@ -116,7 +116,7 @@ record, so that it is not used again.`, keystore.Grace/(24*time.Hour)),
 		Example: `  waxseal key remove example.com 2025b`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			step.Now = a.now()
+			step.Now, step.By = a.now(), a.who()
 			_, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Remove(selector, step)
 			})

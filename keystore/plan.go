@@ -1,0 +1,394 @@
+package keystore
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Rules say how a domain's keys are to live. The zero value makes no keys and
+// asks an administrator for every change of DNS.
+type Rules struct {
+	// Grace is the grace period of retired and revoked keys. 0: Grace.
+	Grace time.Duration
+
+	// RotateEvery is how long a key signs before it gets a successor, which is
+	// made RotateLead earlier, so that DNS has time to show it. 0: no keys are
+	// made.
+	RotateEvery, RotateLead time.Duration
+
+	// Named reports selectors that the configuration names. Such a key is
+	// neither rotated nor retired: its successor would not sign. nil: none.
+	Named func(selector string) bool
+
+	// Automatic means that records are put into DNS by us.
+	Automatic bool
+
+	// StopWhenGone retires an active key whose record is gone or another's.
+	StopWhenGone bool
+
+	// KeepPrivate delays the removal of a key until its record was seen to be
+	// withdrawn: its private half is to be published then.
+	KeepPrivate bool
+}
+
+func (r *Rules) grace() time.Duration {
+	w := Warrant{Grace: r.Grace}
+	return w.grace()
+}
+
+// Action is what a Step does.
+type Action string
+
+// The actions of a plan. Those of the first group change the store, those of
+// the second DNS; those of the third do nothing but speak.
+const (
+	Create     Action = "create" // a pending key of Step.Algorithm
+	Observe    Action = "observe"
+	DoActivate Action = "activate"
+	DoRetire   Action = "retire"
+	DoRevoke   Action = "revoke"
+	DoRemove   Action = "remove"
+
+	Publish  Action = "publish"  // the record of the key, with an empty p= if it is revoked
+	Withdraw Action = "withdraw" // delete the record
+
+	Ask   Action = "ask"   // an administrator must change DNS: Because says what
+	Alarm Action = "alarm" // something is wrong with a record that mail needs
+	Wait  Action = "wait"  // until NotBefore, or if that is zero until DNS changes
+)
+
+// Step is one step of a plan.
+type Step struct {
+	Action    Action
+	Selector  string
+	Algorithm Algorithm // of the key to Create
+	Force     bool      // the step is early, for Because
+	Because   string
+	NotBefore time.Time // of Wait
+}
+
+// Plan says what is to be done for a domain now, from its keys and from what DNS
+// showed of them; a key that is missing in sights was not asked for. It changes
+// nothing. Its promises: a key is activated only if it is Shown in sights, was
+// seen before and is Ready; a key is retired only together with or after the
+// activation of a newer one of its kind (unless StopWhenGone); nothing leaves
+// retired or revoked before its grace period; at most one key of a kind is
+// pending.
+//
+// The steps are to be taken in order, those that change the store on one Domain
+// and in one Update.
+func Plan(now time.Time, d *Domain, sights map[string]Sight, r Rules) []Step {
+	p := &plan{now: now, d: d, sights: sights, rules: r}
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		switch k.State {
+		case Pending:
+			p.pending(k)
+		case Active:
+			p.active(i, k)
+		case Retired:
+			p.retired(k)
+		case Revoked:
+			p.revoked(k)
+		case Removed:
+			p.removed(k)
+		}
+	}
+	p.rotation()
+	return p.steps
+}
+
+type plan struct {
+	now    time.Time
+	d      *Domain
+	sights map[string]Sight
+	rules  Rules
+	steps  []Step
+}
+
+func (p *plan) add(a Action, k *Key, because string, args ...any) {
+	p.steps = append(p.steps, Step{Action: a, Selector: k.Selector, Because: fmt.Sprintf(because, args...)})
+}
+
+func (p *plan) wait(k *Key, until time.Time, because string) {
+	p.steps = append(p.steps, Step{Action: Wait, Selector: k.Selector, Because: because, NotBefore: until})
+}
+
+// named reports whether the configuration names the key's selector.
+func (p *plan) named(k *Key) bool { return p.rules.Named != nil && p.rules.Named(k.Selector) }
+
+func (p *plan) pending(k *Key) {
+	sight := p.sights[k.Selector]
+	switch sight.State {
+	case Unknown:
+		p.wait(k, time.Time{}, "DNS has not answered yet"+inBrackets(sight.Detail))
+	case Shown:
+		switch {
+		case k.Seen.IsZero():
+			p.add(Observe, k, "every authoritative server shows the record")
+			if k.Urgent {
+				p.takeOver(k)
+			}
+		case !k.Urgent && p.now.Before(k.Ready):
+			p.wait(k, k.Ready, "resolvers may remember until then that the record was not there")
+		default:
+			p.takeOver(k)
+		}
+	default:
+		if !k.Seen.IsZero() {
+			p.add(Observe, k, "the record is no longer seen as it should be: %s", sight.Detail)
+		}
+		p.correct(k, "publish its record", sight)
+		p.wait(k, time.Time{}, "its record must be seen at every authoritative server"+inBrackets(sight.Detail))
+	}
+}
+
+// takeOver activates a key, and ends the time of those of its kind before it.
+func (p *plan) takeOver(k *Key) {
+	p.add(DoActivate, k, "every authoritative server shows its record, and no resolver remembers anything else")
+	if k.Urgent {
+		p.steps[len(p.steps)-1].Because = "every authoritative server shows its record, and its predecessor is not to be used any longer"
+	}
+	for i := range p.d.Keys {
+		old := &p.d.Keys[i]
+		if old == k { // those behind it are newer
+			return
+		}
+		if old.State == Active && sameKind(old, k) {
+			p.replaced(old, k)
+		}
+	}
+}
+
+// replaced ends the time of a key whose successor signs.
+func (p *plan) replaced(old, successor *Key) {
+	switch {
+	case successor.Urgent:
+		p.add(DoRevoke, old, "replaced by %s because it was compromised", successor.Selector)
+		p.steps[len(p.steps)-1].Force = true
+	case p.named(old):
+		p.add(Ask, old, "%s signs in its place, but the configuration names the selector %s: take it out of the row's selectors", successor.Selector, old.Selector)
+	default:
+		p.add(DoRetire, old, "%s signs in its place", successor.Selector)
+	}
+}
+
+func (p *plan) active(place int, k *Key) {
+	for i := place + 1; i < len(p.d.Keys); i++ {
+		newer := &p.d.Keys[i]
+		if newer.State == Active && sameKind(k, newer) && newer.Activated.After(k.Activated) && !p.has(k, DoRetire, DoRevoke, Ask) {
+			p.replaced(k, newer)
+			return
+		}
+	}
+	sight := p.sights[k.Selector]
+	switch sight.State {
+	case Unknown:
+		return
+	case Shown:
+		if k.Seen.IsZero() {
+			p.add(Observe, k, "every authoritative server shows the record")
+		}
+		return
+	}
+	p.add(Alarm, k, "it signs, but its record is not seen as it should be: %s", sight.Detail)
+	p.correct(k, "publish its record again", sight)
+	if p.rules.StopWhenGone && !p.has(k, DoRetire, DoRevoke) {
+		p.add(DoRetire, k, "its record is not seen as it should be: %s", sight.Detail)
+		p.steps[len(p.steps)-1].Force = true
+	}
+}
+
+func (p *plan) retired(k *Key) {
+	if until := k.Retired.Add(p.rules.grace()); p.now.Before(until) {
+		switch sight := p.sights[k.Selector]; sight.State {
+		case Missing, Different, ShownRevoked:
+			p.add(Alarm, k, "mail under way needs its record, which is not seen as it should be: %s", sight.Detail)
+			p.correct(k, "publish its record again", sight)
+		}
+		p.wait(k, until, "mail under way may need its record")
+		return
+	}
+	p.add(DoRevoke, k, "it stopped signing more than %s ago", words(p.rules.grace()))
+}
+
+func (p *plan) revoked(k *Key) {
+	sight := p.sights[k.Selector]
+	switch sight.State {
+	case Shown, Different:
+		p.correct(k, "publish its record with an empty p=", sight)
+	}
+	until := k.Revoked.Add(p.rules.grace())
+	switch withdrawn := sight.State == ShownRevoked || sight.State == Missing; {
+	case p.now.Before(until):
+		p.wait(k, until, "mail under way may need its record")
+	case p.rules.KeepPrivate && !withdrawn:
+		p.wait(k, time.Time{}, "its private half is to be published, and DNS may still show its record")
+	default:
+		p.add(DoRemove, k, "it was revoked more than %s ago", words(p.rules.grace()))
+	}
+}
+
+// removed sees to it that the record goes. That of a slot stays, with its empty
+// p=, until the slot is used again: the CNAME that points to it is not ours.
+func (p *plan) removed(k *Key) {
+	if _, slot := p.d.Slot(k.Selector); slot || !k.Withdrawn.IsZero() {
+		return
+	}
+	switch sight := p.sights[k.Selector]; {
+	case sight.State == Missing:
+		p.add(Observe, k, "its record is gone")
+	case sight.State == Unknown:
+	case p.rules.Automatic:
+		p.add(Withdraw, k, "nobody needs its record any longer")
+	default:
+		p.add(Ask, k, "its record may be deleted from DNS now")
+	}
+}
+
+// correct has the record of a key put right.
+func (p *plan) correct(k *Key, what string, sight Sight) {
+	if p.rules.Automatic {
+		p.add(Publish, k, "DNS shows something else%s", inBrackets(sight.Detail))
+		return
+	}
+	p.add(Ask, k, "%s%s", what, inBrackets(sight.Detail))
+}
+
+// rotation has successors made in time, one for each kind of key that signs.
+func (p *plan) rotation() {
+	if p.rules.RotateEvery <= 0 {
+		return
+	}
+	for _, kind := range []string{"rsa", "ed25519"} {
+		k := p.newest(kind)
+		if k == nil || p.waiting(kind) {
+			continue
+		}
+		due := k.Activated.Add(p.rules.RotateEvery - p.rules.RotateLead)
+		because := fmt.Sprintf("%s signs since %s", k.Selector, k.Activated.UTC().Format(time.DateOnly))
+		switch {
+		case p.now.Before(due):
+			p.wait(k, due, "then its successor is made")
+		case p.named(k):
+			p.add(Ask, k, "%s and should be rotated, but the configuration names its selector: take it out of the row's selectors", because)
+		default:
+			p.create(k, because)
+		}
+	}
+}
+
+// newest returns the newest key of a kind that signs.
+func (p *plan) newest(kind string) *Key {
+	var found *Key
+	for i := range p.d.Keys {
+		if k := &p.d.Keys[i]; k.State == Active && k.Algorithm.kind() == kind && !p.has(k, DoRetire, DoRevoke) &&
+			(found == nil || !k.Activated.Before(found.Activated)) {
+			found = k
+		}
+	}
+	return found
+}
+
+// waiting reports whether a key of the kind is pending.
+func (p *plan) waiting(kind string) bool {
+	for i := range p.d.Keys {
+		if k := &p.d.Keys[i]; k.State == Pending && k.Algorithm.kind() == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *plan) create(old *Key, because string) {
+	selector, free := p.d.NextSelector(p.now, p.rules.Grace)
+	if selector == "" {
+		p.wait(old, free, "its successor needs a slot, and none is free")
+		return
+	}
+	p.steps = append(p.steps, Step{Action: Create, Selector: selector, Algorithm: Successor(old.Algorithm), Because: because})
+}
+
+// has reports whether the plan has one of the actions for the key.
+func (p *plan) has(k *Key, actions ...Action) bool {
+	for _, s := range p.steps {
+		for _, a := range actions {
+			if s.Selector == k.Selector && s.Action == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// NextSelector returns the selector that the domain's next key gets. In a domain
+// with slots it is one that is free, and the one that was used longest ago; if
+// none is free it is empty, and from is when one will be, or zero if none waits
+// for time alone.
+func (d *Domain) NextSelector(now time.Time, grace time.Duration) (selector string, from time.Time) {
+	if len(d.Slots) == 0 {
+		return NextSelector(d, now), time.Time{}
+	}
+	w := Warrant{Now: now, Grace: grace}
+	var used time.Time
+	for _, s := range d.Slots {
+		k := d.Key(s.Selector)
+		switch {
+		case k == nil:
+			return s.Selector, time.Time{}
+		case k.State != Removed:
+		case now.Before(k.slotFree(w.grace())):
+			if t := k.slotFree(w.grace()); from.IsZero() || t.Before(from) {
+				from = t
+			}
+		case selector == "" || k.Removed.Before(used):
+			selector, used = s.Selector, k.Removed
+		}
+	}
+	if selector != "" {
+		from = time.Time{}
+	}
+	return selector, from
+}
+
+// Successor is the algorithm of the key that follows one of the given algorithm:
+// the same, or where that is not among those that Generate makes, or too short
+// (RFC 8301, section 3.2), the next better.
+func Successor(a Algorithm) Algorithm {
+	switch a {
+	case Ed25519, RSA2048, RSA3072, RSA4096:
+		return a
+	}
+	var bits int
+	if _, err := fmt.Sscanf(string(a), "rsa-%d", &bits); err == nil && bits > 2048 {
+		if bits <= 3072 {
+			return RSA3072
+		}
+		return RSA4096
+	}
+	return RSA2048
+}
+
+// kind is what verifiers tell keys apart by: rsa or ed25519.
+func (a Algorithm) kind() string {
+	kind, _, _ := strings.Cut(string(a), "-")
+	return kind
+}
+
+func sameKind(a, b *Key) bool { return a.Algorithm.kind() == b.Algorithm.kind() }
+
+func inBrackets(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
+
+// words writes a long duration for people.
+func words(d time.Duration) string {
+	if day := 24 * time.Hour; d >= 2*day && d%day == 0 {
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
+}

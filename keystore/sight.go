@@ -1,0 +1,131 @@
+package keystore
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Sight is what DNS showed of one key's record.
+type Sight struct {
+	At    time.Time
+	State SightState
+
+	// TTL is how long resolvers may remember the answer that was given, or the
+	// longest of several; NegativeTTL how long they may remember that there is
+	// no record (RFC 2308, section 5).
+	TTL, NegativeTTL time.Duration
+
+	Detail string // in words, for the administrator
+}
+
+// SightState sums up the answers of all authoritative servers.
+type SightState uint8
+
+// The states of a Sight.
+const (
+	Unknown      SightState = iota // not asked, or not every server answered
+	Shown                          // every server shows exactly the key's record
+	ShownRevoked                   // every server shows a record with an empty p=
+	Missing                        // no server has a record
+	Different                      // anything else: another key, several records, servers that differ
+)
+
+var sightNames = [...]string{Unknown: "unknown", Shown: "shown", ShownRevoked: "revoked", Missing: "missing", Different: "different"}
+
+func (s SightState) String() string { return sightNames[s] }
+
+// maxRepeats is how often the history has the same key seen, unseen or told: a
+// record that comes and goes must not fill the store.
+const maxRepeats = 20
+
+// Observe keeps what was seen of a key's record. It returns false if that
+// changes nothing. From the first Sight that is Shown on, the key is Ready as
+// soon as no resolver can remember an earlier answer; any later Sight that is
+// neither Shown nor Unknown starts over, as long as the key is pending. A
+// removed key is withdrawn once its record is Missing.
+func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
+	k := d.Key(selector)
+	switch {
+	case k == nil || s.State == Unknown:
+		return false
+	case k.State == Removed:
+		if s.State != Missing || !k.Withdrawn.IsZero() {
+			return false
+		}
+		k.Withdrawn = stamp(w.Now)
+		d.note(selector, WasWithdrawn, w)
+		return true
+	case s.State == Shown && k.Seen.IsZero():
+		// Up to a second of the time stamp is cut off, so one is added.
+		k.Seen = stamp(s.At).Add(time.Second)
+		k.Ready = k.Seen.Add(max(s.TTL, s.NegativeTTL).Truncate(time.Second))
+		d.repeat(selector, WasSeen, w)
+		return true
+	case s.State != Shown && k.State == Pending && !k.Seen.IsZero():
+		k.Seen, k.Ready = time.Time{}, time.Time{}
+		w.Reason = cut(s.Detail)
+		d.repeat(selector, WasUnseen, w)
+		return true
+	}
+	return false
+}
+
+// MarkPublished keeps that the key's record was put into DNS. It returns false
+// if that was known.
+func (d *Domain) MarkPublished(selector string, w Warrant) bool {
+	k := d.Key(selector)
+	if k == nil || !k.Published.IsZero() {
+		return false
+	}
+	k.Published = stamp(w.Now)
+	d.note(selector, WasPublished, w)
+	return true
+}
+
+// Tell keeps that an administrator was asked for w.Reason. It returns false if
+// that was asked already within the time given: the others of a fleet, and this
+// process after a restart, then need not ask again.
+func (d *Domain) Tell(selector string, within time.Duration, w Warrant) bool {
+	for _, e := range slices.Backward(d.History) {
+		if e.What == WasTold && e.Selector == selector && e.Reason == w.Reason {
+			if age := w.Now.Sub(e.Time); age >= 0 && age < within {
+				return false
+			}
+			break
+		}
+	}
+	return d.repeat(selector, WasTold, w)
+}
+
+// repeat is note for what may happen often. It returns false if the history has
+// enough of it.
+func (d *Domain) repeat(selector string, what What, w Warrant) bool {
+	n := 0
+	for i := range d.History {
+		if e := &d.History[i]; e.Selector == selector && e.What == what {
+			n++
+		}
+	}
+	if n >= maxRepeats {
+		return false
+	}
+	d.note(selector, what, w)
+	return true
+}
+
+// cut makes a text fit for the history.
+func cut(s string) string {
+	const most = 300
+	if validText(s) != nil {
+		s = fmt.Sprintf("%+q", s)
+	}
+	if len(s) <= most {
+		return s
+	}
+	s = s[:most]
+	for validText(s) != nil { // in the middle of a letter
+		s = s[:len(s)-1]
+	}
+	return s + " …"
+}
