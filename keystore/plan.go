@@ -65,7 +65,26 @@ type Step struct {
 	Algorithm Algorithm // of the key to Create
 	Force     bool      // the step is early, for Because
 	Because   string
+	Detail    string    // what DNS showed, if that is why
 	NotBefore time.Time // of Wait
+}
+
+func (s Step) String() string {
+	text := string(s.Action)
+	if s.Selector != "" {
+		text += " " + s.Selector
+	}
+	if s.Algorithm != "" {
+		text += " (" + string(s.Algorithm) + ")"
+	}
+	if !s.NotBefore.IsZero() {
+		text += " until " + s.NotBefore.UTC().Format(time.RFC3339)
+	}
+	text += ": " + s.Because
+	if s.Detail != "" {
+		text += " (" + s.Detail + ")"
+	}
+	return text
 }
 
 // Plan says what is to be done for a domain now, from its keys and from what DNS
@@ -107,12 +126,16 @@ type plan struct {
 	steps  []Step
 }
 
-func (p *plan) add(a Action, k *Key, because string, args ...any) {
+// add appends a step. The caller may fill in more of it.
+func (p *plan) add(a Action, k *Key, because string, args ...any) *Step {
 	p.steps = append(p.steps, Step{Action: a, Selector: k.Selector, Because: fmt.Sprintf(because, args...)})
+	return &p.steps[len(p.steps)-1]
 }
 
-func (p *plan) wait(k *Key, until time.Time, because string) {
-	p.steps = append(p.steps, Step{Action: Wait, Selector: k.Selector, Because: because, NotBefore: until})
+func (p *plan) wait(k *Key, until time.Time, because string) *Step {
+	s := p.add(Wait, k, "%s", because)
+	s.NotBefore = until
+	return s
 }
 
 // named reports whether the configuration names the key's selector.
@@ -122,7 +145,7 @@ func (p *plan) pending(k *Key) {
 	sight := p.sights[k.Selector]
 	switch sight.State {
 	case Unknown:
-		p.wait(k, time.Time{}, "DNS has not answered yet"+inBrackets(sight.Detail))
+		p.wait(k, time.Time{}, "DNS has not answered yet").Detail = sight.Detail
 	case Shown:
 		switch {
 		case k.Seen.IsZero():
@@ -137,25 +160,31 @@ func (p *plan) pending(k *Key) {
 		}
 	default:
 		if !k.Seen.IsZero() {
-			p.add(Observe, k, "the record is no longer seen as it should be: %s", sight.Detail)
+			p.add(Observe, k, "the record is no longer seen as it should be").Detail = sight.Detail
 		}
 		p.correct(k, "publish its record", sight)
-		p.wait(k, time.Time{}, "its record must be seen at every authoritative server"+inBrackets(sight.Detail))
+		p.wait(k, time.Time{}, "its record must be seen at every authoritative server").Detail = sight.Detail
 	}
 }
 
 // takeOver activates a key, and ends the time of those of its kind before it.
+// Where one key was stolen, those that lay beside it are not to be trusted
+// either.
 func (p *plan) takeOver(k *Key) {
-	p.add(DoActivate, k, "every authoritative server shows its record, and no resolver remembers anything else")
+	because := "every authoritative server shows its record, and no resolver remembers anything else"
 	if k.Urgent {
-		p.steps[len(p.steps)-1].Because = "every authoritative server shows its record, and its predecessor is not to be used any longer"
+		because = "every authoritative server shows its record, and its predecessor is compromised"
 	}
+	p.add(DoActivate, k, "%s", because)
 	for i := range p.d.Keys {
 		old := &p.d.Keys[i]
 		if old == k { // those behind it are newer
 			return
 		}
-		if old.State == Active && sameKind(old, k) {
+		switch {
+		case !sameKind(old, k) || p.has(old, DoRevoke):
+		case k.Urgent && (old.State == Pending || old.State == Active || old.State == Retired),
+			(old.State == Active || p.has(old, DoActivate)) && !p.has(old, DoRetire):
 			p.replaced(old, k)
 		}
 	}
@@ -165,8 +194,7 @@ func (p *plan) takeOver(k *Key) {
 func (p *plan) replaced(old, successor *Key) {
 	switch {
 	case successor.Urgent:
-		p.add(DoRevoke, old, "replaced by %s because it was compromised", successor.Selector)
-		p.steps[len(p.steps)-1].Force = true
+		p.add(DoRevoke, old, "compromised, replaced by %s", successor.Selector).Force = true
 	case p.named(old):
 		p.add(Ask, old, "%s signs in its place, but the configuration names the selector %s: take it out of the row's selectors", successor.Selector, old.Selector)
 	default:
@@ -192,11 +220,11 @@ func (p *plan) active(place int, k *Key) {
 		}
 		return
 	}
-	p.add(Alarm, k, "it signs, but its record is not seen as it should be: %s", sight.Detail)
+	p.add(Alarm, k, "it signs, but its record is not seen as it should be").Detail = sight.Detail
 	p.correct(k, "publish its record again", sight)
 	if p.rules.StopWhenGone && !p.has(k, DoRetire, DoRevoke) {
-		p.add(DoRetire, k, "its record is not seen as it should be: %s", sight.Detail)
-		p.steps[len(p.steps)-1].Force = true
+		s := p.add(DoRetire, k, "its record is not seen as it should be")
+		s.Force, s.Detail = true, sight.Detail
 	}
 }
 
@@ -204,7 +232,7 @@ func (p *plan) retired(k *Key) {
 	if until := k.Retired.Add(p.rules.grace()); p.now.Before(until) {
 		switch sight := p.sights[k.Selector]; sight.State {
 		case Missing, Different, ShownRevoked:
-			p.add(Alarm, k, "mail under way needs its record, which is not seen as it should be: %s", sight.Detail)
+			p.add(Alarm, k, "mail under way needs its record, which is not seen as it should be").Detail = sight.Detail
 			p.correct(k, "publish its record again", sight)
 		}
 		p.wait(k, until, "mail under way may need its record")
@@ -249,11 +277,11 @@ func (p *plan) removed(k *Key) {
 
 // correct has the record of a key put right.
 func (p *plan) correct(k *Key, what string, sight Sight) {
+	action := Ask
 	if p.rules.Automatic {
-		p.add(Publish, k, "DNS shows something else%s", inBrackets(sight.Detail))
-		return
+		action = Publish
 	}
-	p.add(Ask, k, "%s%s", what, inBrackets(sight.Detail))
+	p.add(action, k, "%s", what).Detail = sight.Detail
 }
 
 // rotation has successors made in time, one for each kind of key that signs.
@@ -261,7 +289,7 @@ func (p *plan) rotation() {
 	if p.rules.RotateEvery <= 0 {
 		return
 	}
-	for _, kind := range []string{"rsa", "ed25519"} {
+	for _, kind := range kinds {
 		k := p.newest(kind)
 		if k == nil || p.waiting(kind) {
 			continue
@@ -301,13 +329,35 @@ func (p *plan) waiting(kind string) bool {
 	return false
 }
 
+// create has a successor made. Its selector is chosen when it is: several may be
+// made at once.
 func (p *plan) create(old *Key, because string) {
-	selector, free := p.d.NextSelector(p.now, p.rules.Grace)
-	if selector == "" {
+	if selector, free := p.d.NextSelector(p.now, p.rules.Grace); selector == "" {
 		p.wait(old, free, "its successor needs a slot, and none is free")
 		return
 	}
-	p.steps = append(p.steps, Step{Action: Create, Selector: selector, Algorithm: Successor(old.Algorithm), Because: because})
+	p.steps = append(p.steps, Step{Action: Create, Algorithm: Successor(old.Algorithm), Because: because})
+}
+
+// Rotation says what begins the rotation of a domain's keys now, whatever the
+// rules say of its time: a successor for each kind of key that signs, unless one
+// is pending; if urgent, even then. It is empty if no key signs. A Step other
+// than Create says why a kind cannot be rotated.
+func Rotation(now time.Time, d *Domain, urgent bool, r Rules) []Step {
+	p := &plan{now: now, d: d, rules: r}
+	for _, kind := range kinds {
+		k := p.newest(kind)
+		switch {
+		case k == nil:
+		case p.waiting(kind) && !urgent:
+			p.add(Wait, k, "its successor was made, and is pending")
+		case p.named(k):
+			p.add(Ask, k, "the configuration names the selector %s: take it out of the row's selectors, or its successor will not sign", k.Selector)
+		default:
+			p.create(k, "rotation asked for")
+		}
+	}
+	return p.steps
 }
 
 // has reports whether the plan has one of the actions for the key.
@@ -370,20 +420,16 @@ func Successor(a Algorithm) Algorithm {
 	return RSA2048
 }
 
-// kind is what verifiers tell keys apart by: rsa or ed25519.
+// kinds are what verifiers tell keys apart by.
+var kinds = []string{"rsa", "ed25519"}
+
+// kind is the one of kinds.
 func (a Algorithm) kind() string {
 	kind, _, _ := strings.Cut(string(a), "-")
 	return kind
 }
 
 func sameKind(a, b *Key) bool { return a.Algorithm.kind() == b.Algorithm.kind() }
-
-func inBrackets(s string) string {
-	if s == "" {
-		return ""
-	}
-	return " (" + s + ")"
-}
 
 // words writes a long duration for people.
 func words(d time.Duration) string {

@@ -40,6 +40,66 @@ func neverReused(t *testing.T, s keystore.Store) {
 	usable(t, &got.Keys[0])
 }
 
+func slotReused(t *testing.T, s keystore.Store) {
+	slots := []keystore.Slot{{Selector: "s1", Target: "s1.example.com.dkim.example.net"}, {Selector: "s2", Target: "s2.example.com.dkim.example.net"}}
+	d := &keystore.Domain{Name: "example.com", Keys: []keystore.Key{newKey(t, "s1"), newKey(t, "s2")}, Slots: slots}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	next := newKey(t, "s1")
+	early := read(t, s, "example.com")
+	early.Keys = []keystore.Key{early.Keys[1], next}
+	if err := s.Update(t.Context(), early); err == nil || errors.Is(err, keystore.ErrConflict) {
+		t.Errorf("a slot whose key is pending: %v, want an error that is no conflict", err)
+	}
+	d = read(t, s, "example.com")
+	d.Keys[0].State, d.Keys[0].Removed = keystore.Removed, now
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	d = read(t, s, "example.com")
+	d.Keys = []keystore.Key{d.Keys[1], next}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, s, "example.com")
+	same(t, got, d)
+	usable(t, &got.Keys[0])
+	usable(t, &got.Keys[1])
+}
+
+func historyGrows(t *testing.T, s keystore.Store) {
+	event := func(selector string) keystore.Event {
+		return keystore.Event{Time: now, Selector: selector, What: keystore.WasCreated, By: "ann@mx1"}
+	}
+	d := &keystore.Domain{Name: "example.com", Keys: []keystore.Key{newKey(t, "a")}, History: []keystore.Event{event("a"), event("b")}}
+	if err := s.Update(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		what   string
+		change func(*keystore.Domain)
+	}{
+		{"dropping an event", func(d *keystore.Domain) { d.History = d.History[:1] }},
+		{"dropping all", func(d *keystore.Domain) { d.History = nil }},
+		{"changing one", func(d *keystore.Domain) { d.History[0].By = "bob@mx1" }},
+		{"putting one between", func(d *keystore.Domain) {
+			d.History = []keystore.Event{d.History[0], event("c"), d.History[1]}
+		}},
+		{"an event without a name", func(d *keystore.Domain) { d.History = append(d.History, keystore.Event{Time: now}) }},
+		{"an event without a time", func(d *keystore.Domain) {
+			d.History = append(d.History, keystore.Event{What: keystore.WasTold})
+		}},
+	} {
+		attempt := read(t, s, "example.com")
+		test.change(attempt)
+		if err := s.Update(t.Context(), attempt); err == nil || errors.Is(err, keystore.ErrConflict) {
+			t.Errorf("%s: %v, want an error that is no conflict", test.what, err)
+		}
+	}
+	same(t, read(t, s, "example.com"), d)
+}
+
 func refusedWhole(t *testing.T, s keystore.Store) {
 	create(t, s, "example.com", newKey(t, "a"))
 	before := read(t, s, "example.com")

@@ -32,6 +32,8 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Store) {
 		{"of many clients that create a domain one wins", createRace},
 		{"no change of many clients is lost", updateRace},
 		{"a selector never names a second key", neverReused},
+		{"but a slot does, once its key was removed", slotReused},
+		{"the history only grows", historyGrows},
 		{"an update that is refused changes nothing", refusedWhole},
 		{"a removed key leaves its row and takes its private half along", removed},
 		{"pages list every domain once, in order", pages},
@@ -110,6 +112,11 @@ func same(t *testing.T, got, want *keystore.Domain) {
 			{"retired", g.Retired, w.Retired},
 			{"revoked", g.Revoked, w.Revoked},
 			{"removed", g.Removed, w.Removed},
+			{"published", g.Published, w.Published},
+			{"seen", g.Seen, w.Seen},
+			{"ready", g.Ready, w.Ready},
+			{"withdrawn", g.Withdrawn, w.Withdrawn},
+			{"urgent", g.Urgent, w.Urgent},
 			{"note", g.Note, w.Note},
 			{"reason", g.Reason, w.Reason},
 		} {
@@ -117,6 +124,12 @@ func same(t *testing.T, got, want *keystore.Domain) {
 				t.Errorf("key %d of %s: %s is %#v, want %#v", i, want.Name, pair.field, pair.got, pair.want)
 			}
 		}
+	}
+	if !slices.Equal(got.Slots, want.Slots) {
+		t.Errorf("slots of %s are %v, want %v", want.Name, got.Slots, want.Slots)
+	}
+	if !slices.Equal(got.History, want.History) {
+		t.Errorf("history of %s is\n%v, want\n%v", want.Name, got.History, want.History)
 	}
 }
 
@@ -163,7 +176,12 @@ func roundTrip(t *testing.T, s keystore.Store) {
 	usable(t, &got.Keys[1])
 
 	want = got
-	want.Keys[0].State, want.Keys[0].Activated = keystore.Active, now.Add(time.Hour)
+	k := &want.Keys[0]
+	k.State, k.Activated = keystore.Active, now.Add(time.Hour)
+	k.Published, k.Seen, k.Ready, k.Withdrawn = now.Add(time.Minute), now.Add(2*time.Minute), now.Add(3*time.Minute), now.Add(time.Hour)
+	k.Urgent = true
+	want.History = append(want.History, keystore.Event{Time: now, Selector: "2026a", What: keystore.WasActivated, By: "ann@mx1", Reason: `"why" – because`, Forced: true},
+		keystore.Event{Time: now.Add(time.Second), What: keystore.WasTold})
 	before := want.Version
 	if err := s.Update(t.Context(), want); err != nil {
 		t.Fatal(err)

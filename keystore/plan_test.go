@@ -1,0 +1,309 @@
+package keystore
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// aKey is a row of a plan test's domain, with times in hours from noon; 0 means
+// not set.
+type aKey struct {
+	selector  string
+	algorithm Algorithm
+	state     State
+	activated int
+	retired   int
+	revoked   int
+	seen      int
+	ready     int
+	urgent    bool
+}
+
+func hours(n int) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return noon.Add(time.Duration(n) * time.Hour)
+}
+
+func planned(rows []aKey, slots ...string) *Domain {
+	d := &Domain{Name: "example.com", Version: 1}
+	for _, r := range rows {
+		if r.algorithm == "" {
+			r.algorithm = RSA2048
+		}
+		k := Key{
+			Selector: r.selector, Algorithm: r.algorithm, State: r.state, Public: make([]byte, ed25519.PublicKeySize), Created: noon.Add(-1000 * time.Hour),
+			Activated: hours(r.activated), Retired: hours(r.retired), Revoked: hours(r.revoked), Seen: hours(r.seen), Ready: hours(r.ready), Urgent: r.urgent,
+		}
+		if r.state == Removed {
+			k.Removed = noon.Add(-1000 * time.Hour)
+		}
+		d.Keys = append(d.Keys, k)
+	}
+	for _, s := range slots {
+		d.Slots = append(d.Slots, Slot{s, s + ".example.com.dkim.example.net"})
+	}
+	return d
+}
+
+// brief is a plan in few words: "activate b; retire a".
+func brief(steps []Step) string {
+	var words []string
+	for _, s := range steps {
+		word := string(s.Action)
+		if s.Selector != "" {
+			word += " " + s.Selector
+		}
+		if s.Action == Create {
+			word += " " + string(s.Algorithm)
+		}
+		if s.Force {
+			word += " by force"
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, "; ")
+}
+
+func TestPlan(t *testing.T) {
+	const day = 24
+	year := Rules{RotateEvery: 365 * day * time.Hour, RotateLead: 30 * day * time.Hour}
+	automatic := Rules{Automatic: true}
+	see := func(states ...any) map[string]Sight {
+		sights := map[string]Sight{}
+		for i := 0; i < len(states); i += 2 {
+			sights[states[i].(string)] = Sight{At: noon, State: states[i+1].(SightState), TTL: time.Hour, NegativeTTL: 2 * time.Hour}
+		}
+		return sights
+	}
+	active := aKey{selector: "a", state: Active, activated: -100, seen: -200, ready: -199}
+	for _, test := range []struct {
+		name   string
+		keys   []aKey
+		slots  []string
+		sights map[string]Sight
+		rules  Rules
+		want   string
+	}{
+		{"a pending key waits for DNS to answer", []aKey{{selector: "a", state: Pending}}, nil, nil, automatic, "wait a"},
+		{"one without a record is published", []aKey{{selector: "a", state: Pending}}, nil, see("a", Missing), automatic, "publish a; wait a"},
+		{"or an administrator is asked for it", []aKey{{selector: "a", state: Pending}}, nil, see("a", Missing), Rules{}, "ask a; wait a"},
+		{"so is one with a wrong record", []aKey{{selector: "a", state: Pending}}, nil, see("a", Different), automatic, "publish a; wait a"},
+		{"one that is seen for the first time is only noted", []aKey{{selector: "a", state: Pending}}, nil, see("a", Shown), Rules{}, "observe a"},
+		{"one that resolvers may not know yet waits", []aKey{{selector: "a", state: Pending, seen: -2, ready: 1}}, nil, see("a", Shown), Rules{}, "wait a"},
+		{"one that is ready signs", []aKey{{selector: "a", state: Pending, seen: -2, ready: -1}}, nil, see("a", Shown), Rules{}, "activate a"},
+		{"not without a look at DNS", []aKey{{selector: "a", state: Pending, seen: -2, ready: -1}}, nil, nil, Rules{}, "wait a"},
+		{"one that was seen and is gone starts over", []aKey{{selector: "a", state: Pending, seen: -2, ready: -1}}, nil, see("a", Missing), automatic, "observe a; publish a; wait a"},
+		{"its predecessor retires when it signs", []aKey{active, {selector: "b", state: Pending, seen: -2, ready: -1}}, nil, see("a", Shown, "b", Shown), Rules{},
+			"activate b; retire a"},
+		{"a key of another kind does not", []aKey{{selector: "a", algorithm: Ed25519, state: Active, activated: -100, seen: -200}, {selector: "b", state: Pending, seen: -2, ready: -1}}, nil, see("a", Shown, "b", Shown), Rules{},
+			"activate b"},
+		{"nor one that the configuration names", []aKey{active, {selector: "b", state: Pending, seen: -2, ready: -1}}, nil, see("a", Shown, "b", Shown), Rules{Named: func(s string) bool { return s == "a" }},
+			"activate b; ask a"},
+		{"of two successors the older gives way", []aKey{active, {selector: "b", state: Pending, seen: -2, ready: -1}, {selector: "c", state: Pending, seen: -2, ready: -1}}, nil, see("a", Shown, "b", Shown, "c", Shown), Rules{},
+			"activate b; retire a; activate c; retire b"},
+		{"a predecessor that an administrator left signing retires", []aKey{active, {selector: "b", state: Active, activated: -1, seen: -200}}, nil, see("a", Shown, "b", Shown), Rules{}, "retire a"},
+		{"keys activated at the same time both stay", []aKey{active, {selector: "b", state: Active, activated: -100, seen: -200}}, nil, see("a", Shown, "b", Shown), Rules{}, ""},
+
+		{"an urgent key signs when it is seen, and its predecessors are revoked", []aKey{{selector: "r", state: Retired, retired: -1}, active, {selector: "p", state: Pending}, {selector: "u", state: Pending, urgent: true}}, nil, see("a", Shown, "u", Shown), Rules{},
+			"wait r; wait p; observe u; activate u; revoke r by force; revoke a by force; revoke p by force"},
+		{"not before it is seen", []aKey{active, {selector: "u", state: Pending, urgent: true}}, nil, see("a", Shown, "u", Missing), automatic, "publish u; wait u"},
+
+		{"an active key that is seen needs nothing", []aKey{active}, nil, see("a", Shown), Rules{}, ""},
+		{"nor does one that DNS does not answer for", []aKey{active}, nil, nil, automatic, ""},
+		{"one whose record is gone is an alarm", []aKey{active}, nil, see("a", Missing), Rules{}, "alarm a; ask a"},
+		{"and is published again", []aKey{active}, nil, see("a", Missing), automatic, "alarm a; publish a"},
+		{"and stops signing if that is wanted", []aKey{active}, nil, see("a", Missing), Rules{StopWhenGone: true}, "alarm a; ask a; retire a by force"},
+
+		{"a retired key waits", []aKey{{selector: "a", state: Retired, activated: -900, retired: -6 * day}}, nil, see("a", Shown), Rules{}, "wait a"},
+		{"its record is missed meanwhile", []aKey{{selector: "a", state: Retired, activated: -900, retired: -6 * day}}, nil, see("a", Missing), Rules{}, "alarm a; ask a; wait a"},
+		{"then it is revoked", []aKey{{selector: "a", state: Retired, activated: -900, retired: -7 * day}}, nil, see("a", Shown), Rules{}, "revoke a"},
+		{"later, if the grace period is longer", []aKey{{selector: "a", state: Retired, activated: -900, retired: -7 * day}}, nil, see("a", Shown), Rules{Grace: 8 * day * time.Hour}, "wait a"},
+		{"a revoked key's record gets an empty p=", []aKey{{selector: "a", state: Revoked, revoked: -1}}, nil, see("a", Shown), automatic, "publish a; wait a"},
+		{"which an administrator is asked for", []aKey{{selector: "a", state: Revoked, revoked: -1}}, nil, see("a", Shown), Rules{}, "ask a; wait a"},
+		{"or it may be gone", []aKey{{selector: "a", state: Revoked, revoked: -1}}, nil, see("a", Missing), Rules{}, "wait a"},
+		{"then the key is removed", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, see("a", ShownRevoked), Rules{}, "remove a"},
+		{"not while it may be seen, if its private half is to be published", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, see("a", Shown), Rules{KeepPrivate: true}, "ask a; wait a"},
+		{"nor while DNS does not answer", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, nil, Rules{KeepPrivate: true}, "wait a"},
+		{"a removed key's record goes", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), automatic, "withdraw a"},
+		{"by hand, if need be", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), Rules{}, "ask a"},
+		{"that it is gone is noted", []aKey{{selector: "a", state: Removed}}, nil, see("a", Missing), Rules{}, "observe a"},
+		{"that of a slot stays", []aKey{{selector: "a", state: Removed}}, []string{"a"}, see("a", ShownRevoked), automatic, ""},
+
+		{"a key that is old enough gets a successor", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}}, nil, see("a", Shown), year, "create rsa-2048"},
+		{"not before", []aKey{{selector: "a", state: Active, activated: -334 * day, seen: -9000}}, nil, see("a", Shown), year, "wait a"},
+		{"each kind has its own", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}, {selector: "e", algorithm: Ed25519, state: Active, activated: -335 * day, seen: -9000}}, nil, see("a", Shown, "e", Shown), year,
+			"create rsa-2048; create ed25519"},
+		{"one that is pending is enough", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}, {selector: "b", state: Pending}}, nil, see("a", Shown, "b", Missing), year, "ask b; wait b"},
+		{"a short key gets a longer successor", []aKey{{selector: "a", algorithm: RSA1024, state: Active, activated: -335 * day, seen: -9000}}, nil, see("a", Shown), year, "create rsa-2048"},
+		{"one that the configuration names gets none", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}}, nil, see("a", Shown), Rules{RotateEvery: day * time.Hour, Named: func(string) bool { return true }}, "ask a"},
+		{"nor one whose domain has no free slot", []aKey{{selector: "a", state: Active, activated: -365 * day, seen: -9000}, {selector: "b", state: Retired, retired: -1, activated: -900}}, []string{"a", "b"}, see("a", Shown, "b", Shown), year, "wait b; wait a"},
+		{"a slot is free when its key is removed", []aKey{{selector: "a", state: Active, activated: -365 * day, seen: -9000}, {selector: "b", state: Removed, revoked: -900, activated: -9000}}, []string{"a", "b"}, see("a", Shown), year, "create rsa-2048"},
+		{"a domain without keys needs nothing", nil, nil, nil, year, ""},
+	} {
+		d := planned(test.keys, test.slots...)
+		before := fmt.Sprint(*d)
+		got := Plan(noon, d, test.sights, test.rules)
+		if brief(got) != test.want {
+			t.Errorf("%s:\n got %s\nwant %s", test.name, brief(got), test.want)
+		}
+		if after := fmt.Sprint(*d); after != before {
+			t.Errorf("%s: the plan changed the domain", test.name)
+		}
+		for _, s := range got {
+			if s.Because == "" {
+				t.Errorf("%s: %s without a reason", test.name, s.Action)
+			}
+		}
+	}
+}
+
+func TestRotation(t *testing.T) {
+	active := aKey{selector: "a", state: Active, activated: -1}
+	ed := aKey{selector: "e", algorithm: Ed25519, state: Active, activated: -1}
+	pending := aKey{selector: "b", state: Pending}
+	for _, test := range []struct {
+		name   string
+		keys   []aKey
+		urgent bool
+		want   string
+	}{
+		{"each kind that signs gets a successor", []aKey{active, ed}, false, "create rsa-2048; create ed25519"},
+		{"unless it has one", []aKey{active, ed, pending}, false, "wait a; create ed25519"},
+		{"in an emergency, even then", []aKey{active, ed, pending}, true, "create rsa-2048; create ed25519"},
+		{"without a key that signs there is none", []aKey{pending}, true, ""},
+	} {
+		if got := brief(Rotation(noon, planned(test.keys), test.urgent, Rules{})); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+func TestVisibility(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Pending}})
+	w := Warrant{Now: noon, By: "keeper@mx1"}
+	refused := func(when, want string) {
+		t.Helper()
+		if err := d.Activate("a", w); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("activated %s: %v, want an error with %q", when, err, want)
+		}
+	}
+	refused("unseen", "not seen")
+	sight := Sight{At: noon, State: Shown, TTL: time.Hour, NegativeTTL: 2 * time.Hour}
+	if !d.Observe("a", sight, w) {
+		t.Fatal("a first sight changed nothing")
+	}
+	refused("at once", "may remember until 2026-11-22T14:00:01Z")
+	if d.Observe("a", sight, w) || d.Observe("a", Sight{}, w) {
+		t.Error("a second sight, or none, changed something")
+	}
+	d.Observe("a", Sight{At: noon, State: Different, Detail: "server 2 of 2 differs"}, w)
+	w.Now = noon.Add(3 * time.Hour)
+	refused("after it was gone", "not seen")
+	sight.At = w.Now
+	d.Observe("a", sight, w)
+	w.Now = w.Now.Add(2*time.Hour + time.Second)
+	if err := d.Activate("a", w); err != nil {
+		t.Error(err)
+	}
+	var got []string
+	for _, e := range d.History {
+		got = append(got, string(e.What)+" by "+e.By)
+	}
+	want := []string{"seen by keeper@mx1", "unseen by keeper@mx1", "seen by keeper@mx1", "activated by keeper@mx1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("history %q, want %q", got, want)
+	}
+	if got := d.History[1].Reason; got != "server 2 of 2 differs" {
+		t.Errorf("the history has %q for why it was not seen", got)
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Pending}})
+	for i := range 1000 {
+		now := noon.Add(time.Duration(i) * time.Hour)
+		w := Warrant{Now: now, Reason: fmt.Sprint("publish ", i)}
+		d.Observe("a", Sight{At: now, State: Shown}, w)
+		d.Observe("a", Sight{At: now, State: Missing}, w)
+		d.Tell("a", time.Hour, w)
+	}
+	if len(d.History) > 3*maxRepeats {
+		t.Errorf("%d events of a record that comes and goes", len(d.History))
+	}
+}
+
+func TestTheSameIsNotToldTwice(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Pending}, {selector: "b", state: Pending}})
+	for _, test := range []struct {
+		after    time.Duration
+		selector string
+		reason   string
+		want     bool
+	}{
+		{0, "a", "publish", true},
+		{time.Minute, "a", "publish", false},
+		{time.Minute, "a", "delete", true},
+		{time.Minute, "b", "publish", true},
+		{time.Hour, "a", "publish", true},
+		{time.Hour + time.Minute, "a", "publish", false},
+	} {
+		if got := d.Tell(test.selector, time.Hour, Warrant{Now: noon.Add(test.after), Reason: test.reason}); got != test.want {
+			t.Errorf("after %v, %s of %s: %v, want %v", test.after, test.reason, test.selector, got, test.want)
+		}
+	}
+}
+
+func TestSlotsGoRound(t *testing.T) {
+	d := planned(nil, "s1", "s2")
+	w := Warrant{Now: noon, Reason: "test"}
+	forced := w
+	forced.Force = true
+	add := func(selector string) error {
+		return d.Add(Key{Selector: selector, Algorithm: Ed25519, Public: make([]byte, 32)}, w)
+	}
+	if err := add("s3"); err == nil || !strings.Contains(err.Error(), "slots") {
+		t.Errorf("a selector that is no slot: %v", err)
+	}
+	for _, want := range []string{"s1", "s2"} {
+		got, _ := d.NextSelector(noon, 0)
+		if got != want {
+			t.Fatalf("next slot %q, want %s", got, want)
+		}
+		if err := add(got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, from := d.NextSelector(noon, 0); got != "" || !from.IsZero() {
+		t.Errorf("of full slots %q is free, from %v", got, from)
+	}
+	for _, step := range []func(string, Warrant) error{d.Activate, d.Revoke, d.Remove} {
+		if err := step("s1", forced); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, from := d.NextSelector(noon, 0); got != "" || !from.Equal(stamp(noon).Add(Grace)) {
+		t.Errorf("a slot just revoked: %q is free, another from %v", got, from)
+	}
+	if err := add("s1"); err == nil || !strings.Contains(err.Error(), "2026-11-29") {
+		t.Errorf("a slot used again at once: %v", err)
+	}
+	w.Now = noon.Add(Grace)
+	if got, _ := d.NextSelector(w.Now, 0); got != "s1" {
+		t.Errorf("after the grace period %q is free, want s1", got)
+	}
+	if err := add("s1"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(d.Keys); n != 2 || d.Key("s1").State != Pending || d.Keys[1].Selector != "s1" {
+		t.Errorf("%d rows, s1 is %s and should stand last", n, d.Key("s1").State)
+	}
+	if n := len(d.History); n != 6 {
+		t.Errorf("%d events in the history, want all 6", n)
+	}
+}
