@@ -34,9 +34,10 @@ var rooms = map[string]struct{ ours, modules []string }{
 		"github.com/BurntSushi/toml", "github.com/maypok86/otter/v2",
 		"github.com/fsnotify/fsnotify", // Dir's file watch
 	}},
-	"waxseal/keystore/dns":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/miekg/dns"}},
-	"waxseal/contrib/bench":      {modules: []string{"github.com/emersion/go-msgauth"}},
-	"waxseal/keystore/storetest": {ours: []string{"waxseal/keystore"}},
+	"waxseal/keystore/dns":         {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/miekg/dns"}},
+	"waxseal/keystore/dns/dnstest": {modules: []string{"github.com/miekg/dns"}},
+	"waxseal/contrib/bench":        {modules: []string{"github.com/emersion/go-msgauth"}},
+	"waxseal/keystore/storetest":   {ours: []string{"waxseal/keystore"}},
 }
 
 func TestImportsFollowTheTable(t *testing.T) {
