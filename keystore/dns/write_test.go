@@ -18,6 +18,7 @@ import (
 	mdns "github.com/miekg/dns"
 
 	"waxseal/keystore"
+	"waxseal/keystore/dns/dnstest"
 )
 
 var algorithms = []keystore.Algorithm{keystore.RSA1024, keystore.RSA2048, keystore.RSA3072, keystore.RSA4096, keystore.Ed25519}
@@ -88,7 +89,7 @@ func TestZoneFormIsReadBackExactly(t *testing.T) {
 				if rr.Hdr.Ttl != wantTTL || rr.Hdr.Class != mdns.ClassINET {
 					t.Errorf("TTL %d, class %d; want %d and IN", rr.Hdr.Ttl, rr.Hdr.Class, wantTTL)
 				}
-				value := unescape(t, rr)
+				value := dnstest.Value(t, rr)
 				if want := e.Record.String(); value != want {
 					t.Errorf("note %q: read\n%q, want\n%q", note, value, want)
 				}
@@ -98,25 +99,6 @@ func TestZoneFormIsReadBackExactly(t *testing.T) {
 			}
 		}
 	}
-}
-
-// unescape gives the octets that go over the wire: the library keeps TXT
-// strings in their escaped form.
-func unescape(t *testing.T, rr *mdns.TXT) string {
-	t.Helper()
-	wire := make([]byte, 65535)
-	n, err := mdns.PackRR(rr, wire, 0, nil, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := mdns.Len(&mdns.TXT{Hdr: rr.Hdr}) // where the strings begin
-	var value strings.Builder
-	for data := wire[at:n]; len(data) > 0; {
-		size := int(data[0])
-		value.Write(data[1 : 1+size])
-		data = data[1+size:]
-	}
-	return value.String()
 }
 
 // readZone prints name, TTL and value of each TXT record of the zone file on
@@ -311,7 +293,7 @@ func TestDescribe(t *testing.T) {
 			// The line for a zone file is one.
 			for line := range strings.Lines(text) {
 				if strings.Contains(line, " IN TXT ") {
-					if got := zone(t, line); len(got) != 1 || unescape(t, got[0]) != r.String() {
+					if got := zone(t, line); len(got) != 1 || dnstest.Value(t, got[0]) != r.String() {
 						t.Errorf("%s: zone line reads %v", alg, got)
 					}
 				}
