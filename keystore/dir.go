@@ -32,7 +32,7 @@ type DirOptions struct {
 	// Describe makes the text of SELECTOR.txt, which stands beside each key
 	// for the administrator who publishes it; nil keeps no such files, and so
 	// does an empty result.
-	Describe func(domain string, k *Key) []byte
+	Describe func(d *Domain, k *Key) []byte
 
 	// WatchError is told once, by the first Watch that runs out of watches:
 	// from then on some changes are noticed only when the cache refreshes.

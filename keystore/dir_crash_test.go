@@ -33,7 +33,7 @@ const exitKilled = 42
 
 func child(what, root string) int {
 	ctx := context.Background()
-	d, err := OpenDir(root, DirOptions{Describe: func(domain string, k *Key) []byte {
+	d, err := OpenDir(root, DirOptions{Describe: func(d *Domain, k *Key) []byte {
 		return []byte(k.Selector + " is " + string(k.State) + "\n")
 	}})
 	if err != nil {
@@ -321,7 +321,7 @@ func TestUpdatesOfSeveralProcessesDoNotGetLost(t *testing.T) {
 // before its name, keys before the rows that need them, rows before the files
 // that follow from them.
 func TestUpdateStepsInOrder(t *testing.T) {
-	d := newDir(t, DirOptions{Describe: func(_ string, k *Key) []byte { return []byte(k.State) }})
+	d := newDir(t, DirOptions{Describe: func(_ *Domain, k *Key) []byte { return []byte(k.State) }})
 	var steps []string
 	d.between = func(step string) error {
 		steps = append(steps, step)

@@ -95,8 +95,8 @@ func TestOpenDirWantsADirectory(t *testing.T) {
 func TestDirFilesAndModes(t *testing.T) {
 	old := syscall.Umask(0o077) // what the administrator's shell has must not matter
 	defer syscall.Umask(old)
-	d := newDir(t, DirOptions{Describe: func(domain string, k *Key) []byte {
-		return []byte(k.Selector + "." + domain + " is " + string(k.State) + " " + k.Note + "\n")
+	d := newDir(t, DirOptions{Describe: func(dom *Domain, k *Key) []byte {
+		return []byte(k.Selector + "." + dom.Name + " is " + string(k.State) + " " + k.Note + "\n")
 	}})
 	dom := create(t, d, "example.com")
 	dir := filepath.Join(d.Path(), "example.com")
@@ -308,7 +308,7 @@ func TestRootGivesFilesToTheOwnerOfTheStore(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	d := newDir(t, DirOptions{Describe: func(string, *Key) []byte { return []byte("text") }})
+	d := newDir(t, DirOptions{Describe: func(*Domain, *Key) []byte { return []byte("text") }})
 	makeVisible(t, d.Path())
 	if err := os.Chown(d.Path(), 12345, 23456); err != nil {
 		t.Fatal(err)

@@ -296,7 +296,7 @@ func (u *update) tidy() error {
 // describe writes SELECTOR.txt if it is to say something new.
 func (u *update) describe(k *Key) error {
 	name := k.Selector + textExt
-	text := u.dir.opts.Describe(u.dom.Name, k)
+	text := u.dir.opts.Describe(u.dom, k)
 	if len(text) == 0 {
 		return u.remove(name)
 	}

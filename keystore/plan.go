@@ -360,6 +360,56 @@ func Rotation(now time.Time, d *Domain, urgent bool, r Rules) []Step {
 	return p.steps
 }
 
+// Next says what comes next in the life of a key as far as the store knows, and
+// from when on; zero if that does not hang on time. DNS is not asked. The Action
+// is empty if nothing comes.
+func Next(now time.Time, d *Domain, selector string, r Rules) Step {
+	k := d.Key(selector)
+	if k == nil {
+		return Step{}
+	}
+	p := &plan{now: now, d: d, rules: r}
+	s := Step{Selector: selector}
+	switch k.State {
+	case Pending:
+		s.Action, s.NotBefore, s.Because = DoActivate, k.Ready, "resolvers may remember until then that its record was not there"
+		if k.Seen.IsZero() {
+			s.Because = "its record must be seen at every authoritative server"
+		} else if k.Urgent {
+			s.NotBefore, s.Because = time.Time{}, "its predecessor is compromised"
+		}
+	case Active:
+		p.active(p.place(k), k)
+		switch {
+		case len(p.steps) > 0:
+			return p.steps[0]
+		case r.RotateEvery > 0 && p.waiting(k.Algorithm.kind()):
+			s.Action, s.Because = DoRetire, "its successor is pending"
+		case r.RotateEvery > 0 && p.newest(k.Algorithm.kind()) == k:
+			s.Action, s.NotBefore, s.Because = Create, k.Activated.Add(r.RotateEvery-r.RotateLead), "then its successor is made"
+		}
+	case Retired:
+		s.Action, s.NotBefore, s.Because = DoRevoke, k.Retired.Add(r.grace()), "mail under way may need its record"
+	case Revoked:
+		s.Action, s.NotBefore, s.Because = DoRemove, k.Revoked.Add(r.grace()), "mail under way may need its record"
+	case Removed:
+		if _, slot := d.Slot(selector); !slot && k.Withdrawn.IsZero() {
+			s.Action, s.Because = Withdraw, "nobody needs its record any longer"
+		}
+	}
+	return s
+}
+
+// place is where the key stands in its domain.
+func (p *plan) place(k *Key) int {
+	for i := range p.d.Keys {
+		if p.d.Keys[i].Selector == k.Selector {
+			return i
+		}
+	}
+	return -1
+}
+
 // has reports whether the plan has one of the actions for the key.
 func (p *plan) has(k *Key, actions ...Action) bool {
 	for _, s := range p.steps {

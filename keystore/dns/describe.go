@@ -14,13 +14,15 @@ const udpRecord = 700
 // Describe returns the text that stands beside a key as SELECTOR.txt: the
 // record in the forms that people need, and what to do in the key's present
 // state. It has none for a removed key.
-func Describe(domain string, k *keystore.Key) []byte {
+func Describe(d *keystore.Domain, k *keystore.Key) []byte {
+	domain := d.Name
 	r, err := NewRecord(k, RecordOptions{})
 	if err != nil {
 		return nil
 	}
 	e := Entry{Domain: domain, Key: k, Record: r}
-	name, value := Name(k.Selector, domain), r.String()
+	e.Target, _ = d.Slot(k.Selector)
+	name, value := e.name(), r.String()
 	var b strings.Builder
 	fmt.Fprintf(&b, "Key %s of %s (%s, %s)\n\n", k.Selector, domain, k.Algorithm, k.State)
 	fmt.Fprintf(&b, "Record: TXT at\n\n%s\n\n", name)
@@ -30,8 +32,13 @@ func Describe(domain string, k *keystore.Key) []byte {
 		fmt.Fprintf(&b, "The value has %d characters and makes %d strings of at most %d. Most web forms\n"+
 			"cut it themselves; if yours does not, take the quoted strings of the zone file.\n", len(value), n, maxString)
 	}
-	b.WriteString("Some web forms add the domain to the name by themselves: enter only\n\n")
-	fmt.Fprintf(&b, "%s\n\nthen. There must be exactly one TXT record at this name.\n", k.Selector+"._domainkey")
+	if e.Target == "" {
+		b.WriteString("Some web forms add the domain to the name by themselves: enter only\n\n")
+		fmt.Fprintf(&b, "%s\n\nthen. ", k.Selector+"._domainkey")
+	} else {
+		fmt.Fprintf(&b, "The owner of %s points to it, once and for all, with\n\n%s. IN CNAME %s.\n\n", domain, Name(k.Selector, domain), e.Target)
+	}
+	b.WriteString("There must be exactly one TXT record at this name.\n")
 	if len(value) > udpRecord {
 		b.WriteString("The record is too large for many answers over UDP: the zone's name servers must\nanswer over TCP, too. A key of 2048 bits avoids this.\n")
 	}
@@ -47,15 +54,15 @@ func next(domain string, k *keystore.Key) string {
 	}
 	switch k.State {
 	case keystore.Pending:
-		return "Next: publish the record. When all name servers of the domain show it, let the\nkey sign:\n\n" +
-			command("key activate", "--force", `--reason "record seen in DNS"`)
+		return "Next: publish the record. The daemon's keeper lets the key sign when all name\nservers of the domain show it, and have shown it for long enough. To wait for it:\n\n" +
+			"    waxseal dns check " + domain + " --watch\n"
 	case keystore.Active:
-		return "The key signs. The record must stay as it is. To stop signing with the key,\nactivate a successor and then retire it:\n\n" +
-			command("key retire")
+		return "The key signs. The record must stay as it is. To replace the key:\n\n" +
+			"    waxseal rotate " + domain + "\n"
 	case keystore.Retired:
 		return fmt.Sprintf("The key signs no more, but mail that it signed is still under way: the record\nmust stay for %d days after %s.\n",
 			int(keystore.Grace.Hours()/24), k.Retired.UTC().Format("2006-01-02 15:04 MST")) +
-			"Then remove the key, and after it the record:\n\n" + command("key remove")
+			"Then the keeper revokes the key. Without a keeper:\n\n" + command("key revoke")
 	case keystore.Revoked:
 		return "The key is revoked. Publish the record as it stands here, with its empty p=, in\nthe place of the old one.\n"
 	}

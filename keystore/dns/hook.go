@@ -66,18 +66,49 @@ func (h *Hook) Publish(ctx context.Context, c Change) error {
 	if timeout <= 0 {
 		timeout = hookTimeout
 	}
+	err := RunCommand(ctx, h.Command, timeout, hookEnvironment(&c), hookInput(&c))
+	var failed *CommandError
+	if errors.As(err, &failed) {
+		return &PublishError{Name: c.Name, Server: "hook " + failed.Program, Problem: failed.Problem, Remedy: failed.Remedy, Err: failed.Err}
+	}
+	return err
+}
+
+// CommandError says why a command did not do its work.
+type CommandError struct {
+	Program string
+	Problem string // with the first lines of its error output
+	Remedy  string // may be empty
+	Err     error
+}
+
+func (e *CommandError) Error() string {
+	text := e.Program + ": " + e.Problem
+	if e.Remedy != "" {
+		text += "; " + e.Remedy
+	}
+	return text
+}
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// RunCommand runs a command as a Hook does: without a shell, in a process group
+// of its own that is killed when ctx or the timeout ends, with PATH, HOME and
+// LANG of ours and the given variables (NAME=value) as its environment. The
+// error is a *CommandError unless the command ended with 0.
+func RunCommand(ctx context.Context, command []string, timeout time.Duration, environment []string, input string) error {
 	run, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	cmd := exec.CommandContext(run, h.Command[0], h.Command[1:]...)
-	cmd.Env = hookEnvironment(&c)
-	cmd.Stdin = strings.NewReader(hookInput(&c))
+	cmd := exec.CommandContext(run, command[0], command[1:]...)
+	cmd.Env = append(ownEnvironment(), environment...)
+	cmd.Stdin = strings.NewReader(input)
 	var output boundedBuffer
 	cmd.Stderr = &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = hookLinger
 	err := cmd.Run()
-	e := &PublishError{Name: c.Name, Server: "hook " + h.Command[0], Err: err}
+	e := &CommandError{Program: command[0], Err: err}
 	switch {
 	case cmd.ProcessState != nil && cmd.ProcessState.Success():
 		// Also when it left a child behind that holds its error output open
@@ -104,7 +135,7 @@ func hookEnvironment(c *Change) []string {
 	if c.Record == "" {
 		action = "delete"
 	}
-	env := []string{
+	return []string{
 		"WAXSEAL_ACTION=" + action,
 		"WAXSEAL_NAME=" + c.Name,
 		"WAXSEAL_TYPE=TXT",
@@ -113,6 +144,11 @@ func hookEnvironment(c *Change) []string {
 		fmt.Sprintf("WAXSEAL_TTL=%d", int64(c.ttl()/time.Second)),
 		"WAXSEAL_RECORD=" + c.Record,
 	}
+}
+
+// ownEnvironment is the part of our environment that commands get.
+func ownEnvironment() []string {
+	var env []string
 	for name, missing := range map[string]string{"PATH": hookPath, "HOME": "", "LANG": ""} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)

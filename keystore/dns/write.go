@@ -24,6 +24,18 @@ type Entry struct {
 	Key    *keystore.Key
 	Record *Record
 	TTL    time.Duration // 0: the zone's default
+
+	// Target is where the record belongs when the selector's name is a CNAME: in
+	// a delegated slot. Empty: at the selector's name.
+	Target string
+}
+
+// name is where the record belongs, without the final dot.
+func (e *Entry) name() string {
+	if e.Target != "" {
+		return e.Target
+	}
+	return Name(e.Key.Selector, e.Domain)
 }
 
 // Name returns the name of a selector's record (RFC 6376, section 3.6.2.1),
@@ -64,7 +76,7 @@ func Write(w io.Writer, format string, entries []Entry) error {
 	if line != nil {
 		for i := range entries {
 			e := &entries[i]
-			b.WriteString(line(Name(e.Key.Selector, e.Domain), e) + "\n")
+			b.WriteString(line(e.name(), e) + "\n")
 		}
 	}
 	_, err := w.Write(b.Bytes())
@@ -122,7 +134,7 @@ func writeJSON(w io.Writer, entries []Entry) error {
 		list = append(list, jsonEntry{
 			Domain:    e.Domain,
 			Selector:  e.Key.Selector,
-			Name:      Name(e.Key.Selector, e.Domain),
+			Name:      e.name(),
 			Type:      "TXT",
 			TTL:       int64(e.TTL / time.Second),
 			Value:     value,

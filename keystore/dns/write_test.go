@@ -274,15 +274,15 @@ func TestRecordsSatisfyAVerifier(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	for state, want := range map[keystore.State]string{
-		keystore.Pending: "waxseal key activate example.com 2026a --force --reason",
-		keystore.Active:  "waxseal key retire example.com 2026a\n",
+		keystore.Pending: "waxseal dns check example.com --watch",
+		keystore.Active:  "waxseal rotate example.com\n",
 		keystore.Retired: "7 days after 2026-11-22 12:00 UTC",
 		keystore.Revoked: "empty p=",
 	} {
 		for _, alg := range algorithms {
 			k := *newKey(t, alg)
 			k.Selector, k.State, k.Retired = "2026a", state, time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-			text := string(Describe("example.com", &k))
+			text := string(Describe(&keystore.Domain{Name: "example.com"}, &k))
 			r, err := NewRecord(&k, RecordOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -305,7 +305,7 @@ func TestDescribe(t *testing.T) {
 	}
 	k := *newKey(t, keystore.Ed25519)
 	k.State = keystore.Removed
-	if text := Describe("example.com", &k); text != nil {
+	if text := Describe(&keystore.Domain{Name: "example.com"}, &k); text != nil {
 		t.Errorf("a removed key: %q", text)
 	}
 }
