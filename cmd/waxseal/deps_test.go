@@ -15,7 +15,7 @@ import (
 // import what they like; any other that is not listed fails the test.
 var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
-		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns"},
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper"},
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify
@@ -35,6 +35,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 		"github.com/fsnotify/fsnotify", // Dir's file watch
 	}},
 	"waxseal/keystore/dns":         {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/miekg/dns"}},
+	"waxseal/keystore/keeper":      {ours: []string{"waxseal/keystore", "waxseal/keystore/dns"}},
 	"waxseal/keystore/dns/dnstest": {modules: []string{"github.com/miekg/dns"}},
 	"waxseal/contrib/bench":        {modules: []string{"github.com/emersion/go-msgauth"}},
 	"waxseal/keystore/storetest":   {ours: []string{"waxseal/keystore"}},
