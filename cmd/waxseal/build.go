@@ -106,6 +106,9 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 
 	outcomes, bad := buildOutcomes(d, "outcome", d.Outcome)
 	found = append(found, bad...)
+	found = append(found, keeperProblems(d)...)
+	_, bad = buildPublishers(d)
+	found = append(found, bad...)
 	for _, l := range []struct {
 		key   string
 		value int
@@ -156,7 +159,7 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 
 // warnings are doubts about settings that are valid.
 func warnings(d *decoded) problems {
-	found := ruleWarnings(d)
+	found := append(ruleWarnings(d), keeperWarnings(d)...)
 	if e := time.Duration(d.Signing.Expiry); e > 0 && e < minExpiry {
 		found = append(found, d.problem("signing.expiry", fmt.Errorf("%s: mail that waits in a queue for five days arrives with an expired signature", d.Signing.Expiry),
 			"use 6d or more, or leave it out"))

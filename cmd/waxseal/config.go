@@ -55,6 +55,18 @@ type Config struct {
 	// Limits, each with a defined outcome.
 	Limits LimitsConfig `toml:"limits"`
 
+	// How DNS is asked about the records of keys.
+	DNS DNSConfig `toml:"dns"`
+
+	// How the records of keys get into DNS: one table for each way, with a name
+	// of your choice. What none is about, an administrator publishes by hand.
+	Publish map[string]PublishConfig `toml:"publish"`
+
+	// The keeper takes every key through its life: it has the record published,
+	// waits until all the world can see it, lets the key sign, replaces it in
+	// time, and has the record withdrawn when no mail needs it any more.
+	Keeper KeeperConfig `toml:"keeper"`
+
 	// What is logged, on standard error.
 	Log LogConfig `toml:"log"`
 
@@ -406,6 +418,8 @@ func defaultConfig() Config {
 			KeyTimeout:    Duration(milter.DefaultKeyTimeout),
 			StopTimeout:   Duration(30 * time.Second),
 		},
+		DNS:    defaultDNS(),
+		Keeper: defaultKeeper(),
 	}
 }
 

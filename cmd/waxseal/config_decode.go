@@ -199,6 +199,8 @@ func defaultElement(t reflect.Type) reflect.Value {
 		element.Set(reflect.ValueOf(defaultListen()))
 	case reflect.TypeFor[RowConfig]():
 		element.Set(reflect.ValueOf(defaultRow()))
+	case reflect.TypeFor[PublishConfig]():
+		element.Set(reflect.ValueOf(defaultPublish()))
 	}
 	return element
 }

@@ -7,15 +7,19 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"maps"
 	"reflect"
 	"strconv"
 	"strings"
 )
 
-// configSource is the text whose comments are the manual of the settings.
-//
-//go:embed config.go
-var configSource string
+// The texts whose comments are the manual of the settings.
+var (
+	//go:embed config.go
+	configSource string
+	//go:embed config_keys.go
+	configKeysSource string
+)
 
 // setting is one line of the configuration file, or one table.
 type setting struct {
@@ -28,6 +32,7 @@ type setting struct {
 // settings returns every setting in the order of the file.
 func settings() []setting {
 	comments := fieldComments(configSource)
+	maps.Copy(comments, fieldComments(configKeysSource))
 	var all []setting
 	var walk func(prefix string, v reflect.Value)
 	walk = func(prefix string, v reflect.Value) {
@@ -138,7 +143,8 @@ func writeExample(w io.Writer) error {
 			if strings.Contains(s.key, ".NAME") {
 				b.WriteString("#")
 			}
-			b.WriteString("[" + strings.ReplaceAll(s.key, ".NAME", ".example") + "]\n")
+			key := strings.ReplaceAll(s.key, "keeper.domain.NAME", `keeper.domain."example.com"`)
+			b.WriteString("[" + strings.ReplaceAll(key, ".NAME", ".example") + "]\n")
 			continue
 		}
 		for line := range strings.Lines(name + " = " + s.value + "\n") {

@@ -161,10 +161,10 @@ func TestTheExampleIsTrue(t *testing.T) {
 	if got := d.Listen["example"].Address.String(); got != defaultSocket || len(d.Listen) != 1 {
 		t.Errorf("listeners %v, want one at %s", d.Listen, defaultSocket)
 	}
-	if len(d.Row) != 1 || len(d.Permission.Grant) != 1 || d.Listen["example"].Origin == nil || d.Row["example"].Outcome == nil {
+	if len(d.Publish) != 1 || len(d.Keeper.Domain) != 1 || len(d.Row) != 1 || len(d.Permission.Grant) != 1 || d.Listen["example"].Origin == nil || d.Row["example"].Outcome == nil {
 		t.Errorf("not all named tables are there: %+v", d.Config)
 	}
-	d.Listen, d.Row, d.Permission.Grant = nil, nil, nil
+	d.Listen, d.Row, d.Permission.Grant, d.Publish, d.Keeper.Domain = nil, nil, nil, nil, nil
 	if want := defaultConfig(); !reflect.DeepEqual(d.Config, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", d.Config, want)
 	}

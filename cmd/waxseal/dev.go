@@ -45,7 +45,7 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 	}
 	if !active {
 		for _, algorithm := range []keystore.Algorithm{keystore.RSA2048, keystore.Ed25519} {
-			k, err := a.newKey(ctx, store, domain, "", algorithm, "")
+			_, k, err := a.newKey(ctx, store, domain, newKeyWish{algorithm: algorithm})
 			if err != nil {
 				return err
 			}

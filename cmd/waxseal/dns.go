@@ -114,7 +114,8 @@ func (a *app) domainEntries(d *keystore.Domain, selector string, o dns.RecordOpt
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, dns.Entry{Domain: d.Name, Key: k, Record: record})
+		target, _ := d.Slot(k.Selector)
+		entries = append(entries, dns.Entry{Domain: d.Name, Key: k, Record: record, Target: target})
 	}
 	switch {
 	case len(entries) == 0 && selector != "":

@@ -27,11 +27,15 @@ func (a *app) who() string {
 	} else if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
-	host, err := os.Hostname()
+	return name + "@" + hostname()
+}
+
+func hostname() string {
+	name, err := os.Hostname()
 	if err != nil {
-		return name
+		return "unknown"
 	}
-	return name + "@" + host
+	return name
 }
 
 // findKey reads the key that the arguments DOMAIN SELECTOR name.
@@ -50,9 +54,13 @@ func (a *app) findKey(ctx context.Context, args []string) (string, *keystore.Key
 	}
 	k := d.Key(selector)
 	if k == nil {
-		return "", nil, withHint(fmt.Errorf("%s has no key %s", domain, selector), "list its keys with \"waxseal key list %s%s\"", domain, a.flags())
+		return "", nil, a.noSuchKey(domain, selector)
 	}
 	return domain, k, nil
+}
+
+func (a *app) noSuchKey(domain, selector string) error {
+	return withHint(fmt.Errorf("%s has no key %s", domain, selector), "list its keys with \"waxseal key list %s%s\"", domain, a.flags())
 }
 
 // domain reads a domain that has to be there.
@@ -62,6 +70,12 @@ func (a *app) domain(ctx context.Context, store keystore.Store, name string) (*k
 		return nil, withHint(err, "list what is there with \"waxseal key list%s\", or make a key with \"waxseal key new %s%s\"", a.flags(), name, a.flags())
 	}
 	return d, err
+}
+
+// domainArgument reads DOMAIN.
+func domainArgument(arg string) (string, error) {
+	domain, err := policy.Domain(arg)
+	return domain, misused(err)
 }
 
 // keyArguments reads DOMAIN SELECTOR.

@@ -23,12 +23,13 @@ import (
 )
 
 func (a *app) keyCommand() *cobra.Command {
-	return group("key", "Make, list, activate, retire and remove keys",
+	return group("key", "Make, list, activate, retire, revoke and remove keys",
 		a.keyNewCommand(),
 		a.keyListCommand(),
 		a.keyShowCommand(),
 		a.keyActivateCommand(),
 		a.keyRetireCommand(),
+		a.keyRevokeCommand(),
 		a.keyRemoveCommand(),
 		a.keyImportCommand(),
 		a.keyExportCommand(),
@@ -37,6 +38,7 @@ func (a *app) keyCommand() *cobra.Command {
 
 func (a *app) keyNewCommand() *cobra.Command {
 	var selector, algorithm, note string
+	var slots []string
 	c := &cobra.Command{
 		Use:   "new DOMAIN...",
 		Short: "Make a key, and print the DNS record to publish",
@@ -45,10 +47,16 @@ key is pending: it signs once it is activated. With - the domains are read from
 standard input, one a line.
 
 Without --selector the key gets the next dated one: 2026a, 2026b, ... A selector
-is never used a second time for a domain.`,
+is never used a second time for a domain.
+
+With --slots the domain's zone is not ours: its owner sets a CNAME for each of
+these selectors, once and for all, and all later changes are made where they
+point: in keeper.slot_zone. Rotation goes round the slots, so there should be
+three; one is used again when its last key was revoked and no mail needs it.`,
 		Example: `  waxseal key new example.com
   waxseal key new example.com --algorithm ed25519
   waxseal key new example.com --selector mail --note "newsletter"
+  waxseal key new customer.example --slots s1,s2,s3
   waxseal key new - < domains.txt`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -64,9 +72,15 @@ is never used a second time for a domain.`,
 					return misused(err)
 				}
 			}
+			wish := newKeyWish{selector: selector, algorithm: keystore.Algorithm(algorithm), note: note}
+			if len(slots) > 0 {
+				if wish.slots, wish.slotZone, err = a.slotWish(slots); err != nil {
+					return err
+				}
+			}
 			made := []keyRow{}
 			failed, err := a.eachDomain(args, func(domain string) error {
-				k, err := a.newKey(c.Context(), store, domain, selector, keystore.Algorithm(algorithm), note)
+				d, k, err := a.newKey(c.Context(), store, domain, wish)
 				if err != nil {
 					return err
 				}
@@ -77,7 +91,8 @@ is never used a second time for a domain.`,
 				}
 				made = append(made, newKeyRow(domain, k))
 				if !a.json {
-					a.printNewKey(domain, k)
+					a.printSlots(d, slots)
+					a.printNewKey(d, k)
 				}
 				return nil
 			})
@@ -99,6 +114,7 @@ is never used a second time for a domain.`,
 	c.Flags().StringVar(&selector, "selector", "", "`name` of the key (default: the next dated one)")
 	c.Flags().StringVar(&algorithm, "algorithm", string(keystore.RSA2048), "one of "+strings.Join(algorithms, ", "))
 	c.Flags().StringVar(&note, "note", "", "`text` to keep with the key")
+	c.Flags().StringSliceVar(&slots, "slots", nil, "delegate these `selectors` by CNAMEs, and make the key in the first free one")
 	_ = c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions(algorithms, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
@@ -108,38 +124,56 @@ var algorithms = []string{
 	string(keystore.RSA2048), string(keystore.RSA3072), string(keystore.RSA4096), string(keystore.RSA1024), string(keystore.Ed25519),
 }
 
-func (a *app) newKey(ctx context.Context, store keystore.Store, domain, selector string, algorithm keystore.Algorithm, note string) (*keystore.Key, error) {
-	private, err := keystore.Generate(algorithm)
+// newKeyWish is what key new is asked for.
+type newKeyWish struct {
+	selector  string // empty: the next one
+	algorithm keystore.Algorithm
+	note      string
+	slots     []string // selectors to delegate
+	slotZone  string
+}
+
+func (a *app) newKey(ctx context.Context, store keystore.Store, domain string, w newKeyWish) (*keystore.Domain, *keystore.Key, error) {
+	private, err := keystore.Generate(w.algorithm)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return a.addKey(ctx, store, domain, selector, private, note)
+	return a.addKey(ctx, store, domain, private, w)
 }
 
 // addKey puts a private key into the store as a pending key.
-func (a *app) addKey(ctx context.Context, store keystore.Store, domain, selector string, private crypto.Signer, note string) (*keystore.Key, error) {
+func (a *app) addKey(ctx context.Context, store keystore.Store, domain string, private crypto.Signer, w newKeyWish) (*keystore.Domain, *keystore.Key, error) {
 	public, algorithm, err := keystore.PublicBytes(private.Public())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	selector = strings.ToLower(selector)
+	by := keystore.Warrant{}
+	if err := a.vouch(&by); err != nil {
+		return nil, nil, err
+	}
 	d, err := a.update(ctx, store, domain, func(d *keystore.Domain) error {
-		name := selector
+		if err := delegate(d, w.slots, w.slotZone); err != nil {
+			return err
+		}
+		name := strings.ToLower(w.selector)
 		if name == "" {
-			name = keystore.NextSelector(d, a.now())
+			var from time.Time
+			if name, from = d.NextSelector(a.now(), by.Grace); name == "" {
+				return noSlot(domain, from)
+			}
 		}
 		return d.Add(keystore.Key{
 			Selector:  name,
 			Algorithm: algorithm,
 			Public:    public,
-			Note:      note,
+			Note:      w.note,
 			Load:      func(context.Context) (crypto.Signer, error) { return private, nil },
-		}, keystore.Warrant{Now: a.now(), By: a.who()})
+		}, by)
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &d.Keys[len(d.Keys)-1], nil
+	return d, &d.Keys[len(d.Keys)-1], nil
 }
 
 // update applies a change to a domain, again if another process was quicker.
@@ -170,13 +204,20 @@ func (a *app) update(ctx context.Context, store keystore.Store, domain string, c
 	}
 }
 
-func (a *app) printNewKey(domain string, k *keystore.Key) {
-	fmt.Fprintf(a.stdout, "; %s key %s of %s, %s\n", k.Algorithm, k.Selector, domain, k.State)
-	if record, err := dns.NewRecord(k, dns.RecordOptions{}); err == nil { // a key just made has one
-		_ = dns.Write(a.stdout, "zone", []dns.Entry{{Domain: domain, Key: k, Record: record}})
+// printRecord prints the record that the key should have, for a zone file.
+func (a *app) printRecord(d *keystore.Domain, k *keystore.Key) {
+	if record, err := dns.NewRecord(k, dns.RecordOptions{}); err == nil { // a key that was not removed has one
+		target, _ := d.Slot(k.Selector)
+		_ = dns.Write(a.stdout, "zone", []dns.Entry{{Domain: d.Name, Key: k, Record: record, Target: target}})
 	}
+}
+
+func (a *app) printNewKey(d *keystore.Domain, k *keystore.Key) {
+	domain := d.Name
+	fmt.Fprintf(a.stdout, "; %s key %s of %s, %s\n", k.Algorithm, k.Selector, domain, k.State)
+	a.printRecord(d, k)
 	a.notice("hint: publish this record; \"waxseal dns show %s%s --format line\" has it for web forms", domain, a.flags())
-	a.notice("hint: when the world sees it: waxseal key activate %s %s%s --force --reason \"record seen in DNS\"", domain, k.Selector, a.flags())
+	a.notice("hint: the daemon lets the key sign when all the world can see the record; \"waxseal dns check %s%s --watch\" waits for that", domain, a.flags())
 }
 
 // warnOfKey tells of doubts about a key that is about to be used.
@@ -245,51 +286,6 @@ func (a *app) keyListCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) keyShowCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:     "show DOMAIN SELECTOR",
-		Short:   "Show one key: state, times, record",
-		Example: `  waxseal key show example.com 2026a`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			domain, k, err := a.findKey(c.Context(), args)
-			if err != nil {
-				return err
-			}
-			row := newKeyRow(domain, k)
-			if a.json {
-				return a.printJSON(row)
-			}
-			table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintf(table, "name\t%s\n", dns.Name(k.Selector, domain))
-			fmt.Fprintf(table, "algorithm\t%s\n", k.Algorithm)
-			fmt.Fprintf(table, "state\t%s\n", k.State)
-			for _, t := range []struct {
-				word string
-				at   *time.Time
-			}{{"created", row.Created}, {"activated", row.Activated}, {"retired", row.Retired}, {"revoked", row.Revoked}, {"removed", row.Removed}} {
-				if t.at != nil {
-					fmt.Fprintf(table, "%s\t%s\n", t.word, t.at.Format(time.RFC3339))
-				}
-			}
-			if k.Note != "" {
-				fmt.Fprintf(table, "note\t%s\n", k.Note)
-			}
-			if k.Reason != "" {
-				fmt.Fprintf(table, "reason\t%s\n", k.Reason)
-			}
-			if row.Record != "" {
-				fmt.Fprintf(table, "record\t%s\n", row.Record)
-			}
-			return table.Flush()
-		},
-		ValidArgsFunction: a.completeKeys,
-	}
-	a.storeFlags(c)
-	a.jsonFlag(c)
-	return c
-}
-
 func (a *app) keyImportCommand() *cobra.Command {
 	var note string
 	c := &cobra.Command{
@@ -317,7 +313,7 @@ stays as it is.`,
 			if err != nil {
 				return err
 			}
-			k, err := a.addKey(c.Context(), store, domain, selector, private, note)
+			d, k, err := a.addKey(c.Context(), store, domain, private, newKeyWish{selector: selector, note: note})
 			if err != nil {
 				return err
 			}
@@ -328,7 +324,7 @@ stays as it is.`,
 			case a.json:
 				return a.printJSON(newKeyRow(domain, k))
 			default:
-				a.printNewKey(domain, k)
+				a.printNewKey(d, k)
 			}
 			return nil
 		},
@@ -412,12 +408,7 @@ type keyRow struct {
 }
 
 func newKeyRow(domain string, k *keystore.Key) keyRow {
-	at := func(t time.Time) *time.Time {
-		if t.IsZero() {
-			return nil
-		}
-		return &t
-	}
+	at := timeOrNone
 	r := keyRow{
 		Domain: domain, Selector: k.Selector, Algorithm: k.Algorithm, State: k.State,
 		Created: at(k.Created), Activated: at(k.Activated), Retired: at(k.Retired), Revoked: at(k.Revoked), Removed: at(k.Removed),

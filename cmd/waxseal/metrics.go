@@ -161,10 +161,11 @@ func (m *monitor) milterCollector() *milter.Collector {
 }
 
 // serving tells that mail is served, with these objects. It is called once.
-func (m *monitor) serving(l *live) {
+func (m *monitor) serving(l *live, keys *keeping) {
 	if m == nil {
 		return
 	}
+	m.registry.MustRegister(keys)
 	m.registry.MustRegister(liveCollectors(l)...)
 	m.store.Store(l.store)
 	m.state.Store(int32(isServing))

@@ -253,7 +253,7 @@ func TestMetricsAreOffUnlessAsked(t *testing.T) {
 	if m.milterCollector() != nil {
 		t.Error("messages are counted")
 	}
-	m.serving(nil)
+	m.serving(nil, nil)
 	m.reloaded(true)
 	m.stopping()
 	m.close()
@@ -347,7 +347,7 @@ func TestEveryMetricIsNamedWellAndInTheREADME(t *testing.T) {
 	}
 	defer l.close()
 	m := newMonitor(MetricsConfig{PerDomain: true}, slog.New(slog.DiscardHandler))
-	m.serving(l)
+	m.serving(l, new(keeping))
 	lint, err := testutil.GatherAndLint(m.registry)
 	if err != nil {
 		t.Fatal(err)

@@ -41,6 +41,7 @@ type reloader struct {
 	notify notifier
 
 	reloaded func(ok bool) // is told of each reload
+	keys     *keeping
 
 	started *decoded // what needs a restart is still as in this
 	config  *decoded // what is in force
@@ -133,6 +134,7 @@ func (r *reloader) reload(cause string, watched bool) {
 	r.live.settings = settings
 	r.server.Use(settings)
 	r.live.cache.InvalidateAll()
+	r.keys.use(config)
 	r.level.Set(slog.Level(config.Log.Level))
 	r.config, r.broken = config, ""
 	r.state.inForce.Store(now.UnixNano())

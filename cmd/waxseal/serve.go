@@ -77,6 +77,7 @@ func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
 		if err == nil {
 			d.Keystore.URL = a.keystore
 			d.flags["keystore.url"] = "--keystore"
+			d.Keeper.Enabled = false // its keys are in no DNS
 		}
 	} else {
 		d, err = a.loadConfig()
@@ -158,10 +159,13 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		log.Warn("the clock is wrong, and with it the time in every signature", "now", a.now())
 	}
 	log.Info("started", "version", version(), "keystore", config.Keystore.URL, "rsa", current.engine.Describe())
-	monitor.serving(current)
+	keys := &keeping{store: current.store, now: a.now, by: "keeper@" + hostname(), log: log}
+	defer keys.close()
+	keys.use(config)
+	monitor.serving(current, keys)
 
 	reloads.log, reloads.level, reloads.server, reloads.notify = log, level, server, notifier{log}
-	reloads.reloaded = monitor.reloaded
+	reloads.reloaded, reloads.keys = monitor.reloaded, keys
 	reloads.begin(config, current)
 	var stopping atomic.Bool
 	var helpers sync.WaitGroup

@@ -1,0 +1,352 @@
+package main
+
+// Taking keys through their life: keep and rotate.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waxseal/keystore"
+	"waxseal/keystore/keeper"
+)
+
+func (a *app) keepCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "keep [DOMAIN...]",
+		Short: "Take the steps that are due in the life of keys",
+		Long: `Look at DNS, and take the steps that are due in the life of keys: publish records
+where [publish] says how, let keys sign whose records all the world can see, make
+successors when rotate_every has passed, retire, revoke and remove old keys. It is
+what the daemon does by itself; run it from a timer where the daemon should not.
+
+Without arguments it is about all domains. Any number of machines may run it.
+What a person has to do is said, and so is what is wrong with the record of a key
+that mail needs; the latter makes the exit status 1.`,
+		Example: `  waxseal keep
+  waxseal keep example.com --dry-run`,
+		RunE: func(c *cobra.Command, args []string) error {
+			d, store, err := a.configAndStore()
+			if err != nil {
+				return err
+			}
+			k, err := buildKeeper(d, store, a.now, a.who(), a.quietLog())
+			if err != nil {
+				return err
+			}
+			var results []keepResult
+			alarms := false
+			failed, err := a.eachDomainOrAll(c.Context(), store, args, func(domain string) error {
+				keep := k.Keep
+				if a.dryRun {
+					keep = k.Plan
+				}
+				r, err := keep(c.Context(), domain)
+				if r != nil {
+					result := newKeepResult(r)
+					alarms = alarms || result.alarm
+					if a.json {
+						results = append(results, result)
+					} else {
+						a.printKept(result, a.dryRun || len(args) > 0)
+					}
+				}
+				return err
+			})
+			if err == nil && a.json {
+				err = a.printJSON(results)
+			}
+			if err != nil {
+				return err
+			}
+			if alarms {
+				return errFindings
+			}
+			return failed
+		},
+		ValidArgsFunction: a.completeDomains,
+	}
+	a.storeFlags(c)
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}
+
+// configAndStore reads the configuration and opens its keystore.
+func (a *app) configAndStore() (*decoded, keystore.Store, error) {
+	d, err := a.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := openStore(d, a.warn)
+	return d, store, err
+}
+
+// quietLog is for a keeper whose results are printed.
+func (a *app) quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// keepResult is what was done and is to do in one domain.
+type keepResult struct {
+	Domain string     `json:"domain"`
+	Taken  []keptStep `json:"taken"`
+	Open   []keptStep `json:"open"`
+
+	alarm bool
+}
+
+type keptStep struct {
+	Step      keystore.Action    `json:"step"`
+	Selector  string             `json:"selector,omitempty"`
+	Algorithm keystore.Algorithm `json:"algorithm,omitempty"`
+	Because   string             `json:"because"`
+	Detail    string             `json:"detail,omitempty"`
+	NotBefore *time.Time         `json:"not_before,omitempty"`
+
+	text string
+}
+
+func newKeepResult(r *keeper.Result) keepResult {
+	k := keepResult{Domain: r.Domain.Name, Taken: []keptStep{}, Open: []keptStep{}}
+	add := func(to *[]keptStep, steps []keystore.Step) {
+		for _, s := range steps {
+			kept := keptStep{Step: s.Action, Selector: s.Selector, Algorithm: s.Algorithm, Because: s.Because, Detail: s.Detail, text: s.String()}
+			if !s.NotBefore.IsZero() {
+				kept.NotBefore = &s.NotBefore
+			}
+			*to = append(*to, kept)
+			k.alarm = k.alarm || s.Action == keystore.Alarm
+		}
+	}
+	add(&k.Taken, r.Taken)
+	add(&k.Open, r.Open)
+	return k
+}
+
+// printKept prints one step a line. Waiting is of interest only to who asked for
+// the domain.
+func (a *app) printKept(r keepResult, waiting bool) {
+	for _, s := range r.Taken {
+		fmt.Fprintf(a.stdout, "%s: %s\n", r.Domain, s.text)
+	}
+	for _, s := range r.Open {
+		if s.Step != keystore.Wait || waiting {
+			fmt.Fprintf(a.stdout, "%s: %s\n", r.Domain, s.text)
+		}
+	}
+}
+
+func (a *app) rotateCommand() *cobra.Command {
+	var now, emergency bool
+	var reason string
+	var wait time.Duration
+	c := &cobra.Command{
+		Use:   "rotate DOMAIN",
+		Short: "Replace the keys of a domain",
+		Long: `Begin to replace the keys that sign for a domain: make a successor for each kind
+of key (RSA, Ed25519), have its record published, and let it sign when all the
+world can see it. The old key stops signing at that moment; its record stays for
+mail under way, and is revoked and withdrawn later. The keeper of the daemon, or
+"waxseal keep", takes the steps after the first.
+
+With --now the command itself waits and takes them, until the successors sign.
+
+With --emergency the keys were stolen, or may have been: successors sign as soon
+as every authoritative server shows them, even where resolvers remember the
+absence of their records for a while, and at that moment all older keys of the
+domain are revoked, without a grace period. Mail that is still under way loses
+its signature: that is the price of nobody else being able to sign.`,
+		Example: `  waxseal rotate example.com
+  waxseal rotate example.com --now
+  waxseal rotate example.com --emergency --reason "backup of mx1 was stolen"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if emergency && strings.TrimSpace(reason) == "" {
+				return misused(errors.New("--emergency needs --reason TEXT, which is kept with the keys"))
+			}
+			domain, err := domainArgument(args[0])
+			if err != nil {
+				return err
+			}
+			d, store, err := a.configAndStore()
+			if err != nil {
+				return err
+			}
+			k, err := buildKeeper(d, store, a.now, a.who(), a.quietLog())
+			if err != nil {
+				return err
+			}
+			r := &rotation{app: a, keeper: k, config: d, domain: domain, emergency: emergency}
+			if a.dryRun {
+				return r.plan(c.Context(), store)
+			}
+			if emergency {
+				if err := a.confirm(domain, "all keys of the domain will be revoked"); err != nil {
+					return err
+				}
+			}
+			return r.run(c.Context(), reason, now || emergency, wait)
+		},
+		ValidArgsFunction: a.completeDomains,
+	}
+	a.storeFlags(c)
+	a.dryRunFlag(c)
+	c.Flags().BoolVar(&now, "now", false, "wait until the successors sign")
+	c.Flags().BoolVar(&emergency, "emergency", false, "the keys were stolen: waive every wait, and revoke them")
+	c.Flags().StringVar(&reason, "reason", "", "`text` to keep with the new keys; needed with --emergency")
+	c.Flags().DurationVar(&wait, "wait", 0, "with --now or --emergency, wait no longer than this `time` (default: for ever)")
+	return c
+}
+
+// rotation is one run of the command rotate.
+type rotation struct {
+	app       *app
+	keeper    *keeper.Keeper
+	config    *decoded
+	domain    string
+	emergency bool
+	told      map[string]bool
+}
+
+// rotatePause is the time between two looks at DNS.
+const rotatePause = 5 * time.Second
+
+func (r *rotation) plan(ctx context.Context, store keystore.Store) error {
+	d, err := r.app.domain(ctx, store, r.domain)
+	if err != nil {
+		return err
+	}
+	steps := keystore.Rotation(r.app.now(), d, r.emergency, keyRules(r.config, r.domain))
+	for _, s := range steps {
+		fmt.Fprintf(r.app.stdout, "would %s\n", s)
+	}
+	if len(steps) == 0 {
+		return noKeyToRotate(r.domain, r.app)
+	}
+	return nil
+}
+
+func noKeyToRotate(domain string, a *app) error {
+	return withHint(fmt.Errorf("domain %s: %w", domain, keeper.ErrNoKey), "make one with \"waxseal key new %s%s\"", domain, a.flags())
+}
+
+// run makes the successors and takes what steps there are. With waiting it goes
+// on until they sign.
+func (r *rotation) run(ctx context.Context, reason string, waiting bool, most time.Duration) error {
+	a := r.app
+	if reason == "" {
+		reason = "rotation asked for"
+	}
+	made, err := r.keeper.Rotate(ctx, r.domain, r.emergency, reason)
+	for _, selector := range made {
+		fmt.Fprintf(a.stdout, "%s: made %s\n", r.domain, selector)
+	}
+	switch {
+	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keeper.ErrNoKey):
+		return noKeyToRotate(r.domain, a)
+	case err != nil && len(made) == 0 && !waiting:
+		return err
+	case err != nil:
+		a.report(err)
+	}
+	var deadline <-chan time.Time
+	if most > 0 {
+		deadline = time.After(most)
+	}
+	r.told = map[string]bool{}
+	for {
+		result, err := r.keeper.Keep(ctx, r.domain)
+		if result != nil {
+			r.tell(result)
+		}
+		if err != nil && (!waiting || ctx.Err() != nil) {
+			return err
+		}
+		if err != nil {
+			r.once("waxseal: "+err.Error(), func(text string) { fmt.Fprintln(a.stderr, text) })
+		}
+		if err == nil && result != nil && !r.pending(result) {
+			r.left(result)
+			return nil
+		}
+		if !waiting {
+			r.handOver()
+			return nil
+		}
+		select {
+		case <-time.After(rotatePause):
+		case <-deadline:
+			r.handOver()
+			return fmt.Errorf("domain %s: the successors do not sign yet, %s are over", r.domain, most)
+		case <-ctx.Done():
+			r.handOver()
+			return ctx.Err()
+		}
+	}
+}
+
+// tell prints what was not told yet.
+func (r *rotation) tell(result *keeper.Result) {
+	for _, s := range result.Taken {
+		fmt.Fprintf(r.app.stdout, "%s: %s\n", r.domain, s)
+	}
+	for _, s := range result.Open {
+		text := fmt.Sprintf("%s: %s", r.domain, s)
+		r.once(text, func(text string) {
+			fmt.Fprintln(r.app.stdout, text)
+			if s.Action == keystore.Ask {
+				r.app.printRecord(result.Domain, result.Domain.Key(s.Selector))
+			}
+		})
+	}
+}
+
+func (r *rotation) once(text string, print func(string)) {
+	if !r.told[text] {
+		r.told[text] = true
+		print(text)
+	}
+}
+
+// pending reports whether a successor does not sign yet.
+func (r *rotation) pending(result *keeper.Result) bool {
+	for i := range result.Domain.Keys {
+		if result.Domain.Keys[i].State == keystore.Pending {
+			return true
+		}
+	}
+	return false
+}
+
+// handOver says who goes on from here.
+func (r *rotation) handOver() {
+	if r.config.Keeper.Enabled {
+		r.app.notice("hint: the daemon goes on from here; \"waxseal key show %s%s\" tells how far it is", r.domain, r.app.flags())
+	} else {
+		r.app.notice("hint: keeper.enabled is false, so run \"waxseal keep%s\" from a timer to go on", r.app.flags())
+	}
+}
+
+// left says what is left for a person to do after the successors sign.
+func (r *rotation) left(result *keeper.Result) {
+	a := r.app
+	for i := range result.Domain.Keys {
+		k := &result.Domain.Keys[i]
+		switch {
+		case k.State == keystore.Retired:
+			a.notice("hint: keep the record of %s until %s; then the keeper revokes it", k.Selector, k.Retired.Add(time.Duration(r.config.Keeper.Grace)).Format(time.RFC3339))
+		case k.State == keystore.Revoked && r.emergency:
+			if sight := result.Sights[k.Selector]; sight.State == keystore.Shown || sight.State == keystore.Different {
+				a.notice("hint: DNS still shows the key %s: until it has an empty p= everywhere, whoever has the key can sign", k.Selector)
+			}
+		}
+	}
+	if r.emergency {
+		a.notice("hint: find out how the keys got out before you trust the machine again; keys of other domains that lay beside them are to be rotated, too")
+		a.notice("hint: mail that was under way with the old signature may be rejected or marked by receivers")
+	}
+}
