@@ -4,11 +4,15 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"os"
+	"reflect"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"waxseal/keystore"
+	"waxseal/keystore/dns"
 	"waxseal/keystore/keeper"
 )
 
@@ -23,20 +27,44 @@ type keeping struct {
 	keeper  *keeper.Keeper // nil: there is none
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when keeper has ended; nil if there was none yet
+	made    keeperSource  // what keeper was made from
 	before  keeper.Stats  // what the keepers before it did
 	stopped bool
 }
 
-// use lets the keeper of another configuration take over. It does not wait for
-// the one before it. That no keeper can be made is logged: mail is signed all
-// the same.
+// keeperSource is all of a configuration that a keeper depends on.
+type keeperSource struct {
+	dns     DNSConfig
+	publish map[string]PublishConfig
+	keeper  KeeperConfig
+	rows    map[string]RowConfig
+	secrets []time.Time // when the key files of publish were changed
+}
+
+func newKeeperSource(d *decoded) keeperSource {
+	s := keeperSource{dns: d.DNS, publish: d.Publish, keeper: d.Keeper, rows: d.Row}
+	for _, name := range sortedKeys(d.Publish) {
+		if path, err := dns.CredentialPath(d.Publish[name].TSIGKey); err == nil && path != "" {
+			if info, err := os.Stat(path); err == nil {
+				s.secrets = append(s.secrets, info.ModTime())
+			}
+		}
+	}
+	return s
+}
+
+// use lets the keeper of another configuration take over, if it differs in what
+// matters to keepers. It does not wait for the one before it. That no keeper can
+// be made is logged: mail is signed all the same.
 func (k *keeping) use(d *decoded) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.stopped {
+	made := newKeeperSource(d)
+	if k.stopped || k.keeper != nil && reflect.DeepEqual(made, k.made) {
 		return
 	}
 	k.end()
+	k.made = made
 	if !d.Keeper.Enabled {
 		return
 	}

@@ -104,7 +104,7 @@ key_unusable = "reject"
 		if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Domains != 4 {
 			t.Fatalf("exit status %d, %d domains, %v\n%s%s", code, report.Domains, err, stdout, stderr)
 		}
-		remedies := map[string]string{"garbled.example": "replace it", "missing.example": "restore it", "toml.example": "a key's row begins with"}
+		remedies := map[string]string{"garbled.example": "replace it", "missing.example": "restore it", "toml.example": "a row begins with"}
 		for domain, path := range broken {
 			found := false
 			for _, f := range report.Findings {
