@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	mdns "github.com/miekg/dns"
 )
-
-// ednsSize is the answer we take over UDP from a resolver: it passes everywhere
-// without being cut into fragments (DNS flag day 2020).
-const ednsSize = 1232
 
 // primary is the server that takes updates of a name.
 type primary struct {
@@ -23,51 +20,51 @@ type primary struct {
 	addresses []string
 }
 
-// locate finds the zone that holds the name, and its primary.
-func (u *Update) locate(ctx context.Context, name string) (*primary, error) {
-	p := &primary{name: name, zone: u.zone, host: u.host}
+// locate finds the zone that holds p.name, and its primary, as far as p does not
+// have them.
+func (u *Update) locate(ctx context.Context, p *primary) error {
 	if p.host == "" {
-		from := name
+		from := p.name
 		if p.zone != "" {
 			from = p.zone
 		}
-		soa, err := findSOA(from, func(n string) (*mdns.Msg, error) { return u.resolve(ctx, n) })
+		soa, err := findSOA(from, func(n string) (*mdns.Msg, error) { return u.askResolvers(ctx, n) })
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if p.zone != "" && !strings.EqualFold(soa.Hdr.Name, p.zone) {
-			return nil, &problem{
-				text:   fmt.Sprintf("%s is no zone, the resolver says that it belongs to %s", bare(p.zone), bare(soa.Hdr.Name)),
+			return &problem{
+				text:   fmt.Sprintf("%s is no zone, the resolver says that it belongs to %s", plain(p.zone), plain(soa.Hdr.Name)),
 				remedy: "correct the zone for updates, or leave it out",
 			}
 		}
-		p.zone, p.host = mdns.CanonicalName(soa.Hdr.Name), bare(soa.Ns)
+		p.zone, p.host = mdns.CanonicalName(soa.Hdr.Name), plain(soa.Ns)
 	}
 	if err := u.findAddresses(ctx, p); err != nil {
-		return nil, err
+		return err
 	}
 	if p.zone == "" {
-		soa, err := findSOA(name, func(n string) (*mdns.Msg, error) { return u.askPrimary(ctx, p, n, mdns.TypeSOA) })
+		soa, err := findSOA(p.name, func(n string) (*mdns.Msg, error) { return u.askPrimary(ctx, p, n, mdns.TypeSOA) })
 		if err != nil {
-			return nil, err
+			return err
 		}
 		p.zone = mdns.CanonicalName(soa.Hdr.Name)
 	}
 	switch {
-	case !mdns.IsSubDomain(p.zone, name):
-		return nil, &problem{
-			text:   "is not in the zone for updates, " + bare(p.zone),
+	case !mdns.IsSubDomain(p.zone, p.name):
+		return &problem{
+			text:   "is not in the zone for updates, " + plain(p.zone),
 			remedy: "give the zone that holds it, or none, so that it is found",
 		}
-	case p.zone == name:
-		return nil, &problem{
+	case p.zone == p.name:
+		return &problem{
 			text:   "is the apex of its zone, where no key record belongs",
 			remedy: "take a name below it for the slot's target",
 		}
 	case p.zone == ".":
-		return nil, &problem{text: "no zone but the root holds the name", remedy: "correct the name, or register its domain"}
+		return &problem{text: "no zone but the root holds the name", remedy: "correct the name, or register its domain"}
 	}
-	return p, nil
+	return nil
 }
 
 // findSOA asks for the SOA record of the name, which the zone's stands in for
@@ -81,7 +78,7 @@ func findSOA(name string, ask func(string) (*mdns.Msg, error)) (*mdns.SOA, error
 		}
 		// Behind a CNAME stands the SOA of another name.
 		alias := false
-		for _, rr := range append(r.Answer, r.Ns...) {
+		for _, rr := range slices.Concat(r.Answer, r.Ns) {
 			switch rr := rr.(type) {
 			case *mdns.CNAME:
 				alias = true
@@ -96,7 +93,7 @@ func findSOA(name string, ask func(string) (*mdns.Msg, error)) (*mdns.SOA, error
 			above = above[next:]
 		}
 	}
-	return nil, &problem{text: "its zone cannot be found: there is no SOA record above it", remedy: "give the zone"}
+	return nil, &problem{text: "its zone cannot be found: there is no SOA record above it", remedy: "give the zone for updates"}
 }
 
 // findAddresses looks the primary's host up.
@@ -107,7 +104,7 @@ func (u *Update) findAddresses(ctx context.Context, p *primary) error {
 	}
 	if !isHost(p.host) {
 		return &problem{
-			text:   fmt.Sprintf("the SOA record of %s names %.80q as the primary, which is no host", bare(p.zone), p.host),
+			text:   fmt.Sprintf("the SOA record of %s names %.80q as the primary, which is no host", plain(p.zone), p.host),
 			remedy: "give the server for updates",
 		}
 	}
@@ -118,7 +115,7 @@ func (u *Update) findAddresses(ctx context.Context, p *primary) error {
 		var next atomic.Uint32
 		resolver.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			n := int(next.Add(1)-1) % len(u.resolvers)
-			return new(net.Dialer).DialContext(ctx, network, u.resolvers[n])
+			return new(net.Dialer).DialContext(ctx, network, u.resolvers[n].String())
 		}
 	}
 	// With the final dot, so that no search list leads elsewhere.
@@ -134,47 +131,17 @@ func (u *Update) findAddresses(ctx context.Context, p *primary) error {
 	return nil
 }
 
-// resolve asks the resolvers in turn for a SOA record.
-func (u *Update) resolve(ctx context.Context, name string) (*mdns.Msg, error) {
-	servers := u.resolvers
-	if len(servers) == 0 {
-		conf, err := mdns.ClientConfigFromFile("/etc/resolv.conf")
-		if err != nil {
-			return nil, fmt.Errorf("the machine's resolvers: %w", err)
-		}
-		for _, s := range conf.Servers {
-			servers = append(servers, net.JoinHostPort(s, conf.Port))
+// askResolvers asks for the SOA record that the world sees.
+func (u *Update) askResolvers(ctx context.Context, name string) (*mdns.Msg, error) {
+	r, err := u.checker.resolve(ctx, name, mdns.TypeSOA)
+	if err != nil {
+		return nil, &problem{
+			text:   fmt.Sprintf("finding the zone: %v", err),
+			remedy: "give the server for updates, or mend the resolver",
+			err:    err,
 		}
 	}
-	m := new(mdns.Msg)
-	m.SetQuestion(name, mdns.TypeSOA)
-	m.SetEdns0(ednsSize, false)
-	var last error = errors.New("no resolver is known")
-	for _, server := range servers {
-		for _, network := range []string{"udp", "udp", "tcp"} {
-			r, err := u.send(ctx, network, server, m)
-			if err != nil {
-				if last = err; ctx.Err() != nil {
-					return nil, ctx.Err()
-				}
-				continue
-			}
-			if r.Truncated && network != "tcp" {
-				continue
-			}
-			if r.Rcode == mdns.RcodeSuccess || r.Rcode == mdns.RcodeNameError {
-				return r, nil
-			}
-			last = errors.New("answers " + rcodeName(r.Rcode))
-			break
-		}
-		last = fmt.Errorf("resolver %s: %w", server, last)
-	}
-	return nil, &problem{
-		text:   fmt.Sprintf("finding the zone: %v", last),
-		remedy: "give both the zone and the server for updates, or mend the resolver",
-		err:    last,
-	}
+	return r, nil
 }
 
 // askPrimary puts a signed question to the primary.
@@ -199,7 +166,7 @@ func (u *Update) exchange(ctx context.Context, p *primary, m *mdns.Msg) (*mdns.M
 	var err error
 	for _, address := range p.addresses {
 		var r *mdns.Msg
-		r, err = u.send(ctx, "tcp", net.JoinHostPort(address, u.port), m)
+		r, err = u.send(ctx, net.JoinHostPort(address, u.port), m)
 		var op *net.OpError
 		switch {
 		case errors.As(err, &op) && op.Op == "dial" && ctx.Err() == nil:
@@ -219,15 +186,14 @@ func (u *Update) exchange(ctx context.Context, p *primary, m *mdns.Msg) (*mdns.M
 	return nil, u.unheard(err)
 }
 
-// send makes one exchange. The message is returned beside an error if there is
+// send makes one exchange over TCP. The message is returned beside an error if there is
 // one: it then tells why the server refuses our signature.
-func (u *Update) send(ctx context.Context, network, address string, m *mdns.Msg) (*mdns.Msg, error) {
+func (u *Update) send(ctx context.Context, address string, m *mdns.Msg) (*mdns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.timeout)
 	defer cancel()
 	client := &mdns.Client{
-		Net:        network,
+		Net:        "tcp",
 		Timeout:    u.timeout,
-		UDPSize:    ednsSize,
 		TsigSecret: map[string]string{mdns.Fqdn(u.key.Name): u.key.secret},
 	}
 	conn, err := client.DialContext(ctx, address)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,7 +61,8 @@ type Update struct {
 	zone       string // with the final dot; empty: to be found
 	key        TSIGKey
 	timeout    time.Duration
-	resolvers  []string
+	resolvers  []netip.AddrPort // empty: as the machine resolves names
+	checker    *Checker         // asks the resolvers for the zone; nil if the server is given
 	now        func() time.Time // what TSIG takes for the time
 	meanwhile  func()           // tests: called between reading and writing
 }
@@ -70,7 +72,7 @@ func NewUpdate(o UpdateOptions) (*Update, error) {
 	if o.Key == nil {
 		return nil, errors.New("updates have to be signed, so they need a TSIG key: " + makeKey)
 	}
-	u := &Update{key: *o.Key, timeout: o.Timeout, resolvers: o.Resolvers, now: time.Now, port: "53"}
+	u := &Update{key: *o.Key, timeout: o.Timeout, now: time.Now, port: "53"}
 	if u.timeout <= 0 {
 		u.timeout = updateTimeout
 	}
@@ -84,7 +86,17 @@ func NewUpdate(o UpdateOptions) (*Update, error) {
 		}
 		u.zone = zone + "."
 	}
-	if o.Server != "" {
+	var err error
+	if len(o.Resolvers) > 0 {
+		if u.resolvers, err = parseResolvers(o.Resolvers); err != nil {
+			return nil, err
+		}
+	}
+	if o.Server == "" {
+		if u.checker, err = NewChecker(CheckerOptions{Resolvers: o.Resolvers}); err != nil {
+			return nil, err
+		}
+	} else {
 		u.host = strings.Trim(o.Server, "[]")
 		if host, port, err := net.SplitHostPort(o.Server); err == nil {
 			u.host, u.port = host, port
@@ -111,12 +123,12 @@ func (u *Update) Publish(ctx context.Context, c Change) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	p, err := u.locate(ctx, mdns.Fqdn(c.Name))
-	if err != nil {
-		return u.failed(ctx, &c, nil, err)
+	p := &primary{name: mdns.Fqdn(c.Name), zone: u.zone, host: u.host}
+	if err := u.locate(ctx, p); err != nil {
+		return u.failed(ctx, &c, p, err)
 	}
 	for range maxRaces {
-		have, err := u.look(ctx, p)
+		have, err := u.look(ctx, p, &c)
 		if err != nil {
 			return u.failed(ctx, &c, p, err)
 		}
@@ -150,13 +162,10 @@ func (u *Update) failed(ctx context.Context, c *Change, p *primary, err error) e
 	if ctx.Err() != nil {
 		return fmt.Errorf("publishing %s: %w", c.Name, ctx.Err())
 	}
-	e := &PublishError{Name: c.Name, Problem: err.Error(), Err: errors.Unwrap(err)}
+	e := &PublishError{Name: c.Name, Server: p.host, Problem: err.Error(), Err: errors.Unwrap(err)}
 	var known *problem
 	if errors.As(err, &known) {
 		e.Problem, e.Remedy = known.text, known.remedy
-	}
-	if p != nil {
-		e.Server = p.host
 	}
 	return e
 }
@@ -211,10 +220,11 @@ func (c *content) ours() error {
 
 // look reads what the primary has at the name itself. What a wildcard makes up
 // is not there, and cannot be deleted: it shows at a name beside it, too, that
-// nobody ever made.
-func (u *Update) look(ctx context.Context, p *primary) (*content, error) {
+// nobody ever made. It is as good as a record of the name if it is the one that
+// is wanted.
+func (u *Update) look(ctx context.Context, p *primary, want *Change) (*content, error) {
 	have, err := u.read(ctx, p, p.name)
-	if err != nil || have.empty() {
+	if err != nil || have.shows(want) {
 		return have, err
 	}
 	beside := "waxseal-" + strings.ToLower(rand.Text()) + p.name[strings.IndexByte(p.name, '.'):]
@@ -236,7 +246,7 @@ func (u *Update) read(ctx context.Context, p *primary, name string) (*content, e
 	}
 	if !r.Authoritative {
 		return nil, &problem{
-			text:   fmt.Sprintf("the server has no authority over the name (zone %s)", bare(p.zone)),
+			text:   fmt.Sprintf("the server has no authority over the name (zone %s)", plain(p.zone)),
 			remedy: "give the primary of the zone that holds it, in case a part of the zone is delegated elsewhere",
 		}
 	}
@@ -247,10 +257,10 @@ func (u *Update) read(ctx context.Context, p *primary, name string) (*content, e
 		}
 		switch rr := rr.(type) {
 		case *mdns.CNAME:
-			have.alias = bare(rr.Target)
+			have.alias = plain(rr.Target)
 		case *mdns.TXT:
 			have.records = append(have.records, rr)
-			have.values = append(have.values, txtValue(rr))
+			have.values = append(have.values, octets(strings.Join(rr.Txt, "")))
 		}
 	}
 	slices.Sort(have.values)
@@ -300,7 +310,7 @@ func (u *Update) readBack(ctx context.Context, p *primary, c *Change) error {
 			return ctx.Err()
 		case <-time.After(pause):
 		}
-		have, err := u.look(ctx, p)
+		have, err := u.look(ctx, p, c)
 		if err != nil {
 			return err
 		}
@@ -313,30 +323,3 @@ func (u *Update) readBack(ctx context.Context, p *primary, c *Change) error {
 		remedy: "give the primary as the server if this is a secondary that forwards updates; otherwise see the server's log",
 	}
 }
-
-// txtValue joins the strings of a record, and undoes the escapes that package
-// mdns puts into them.
-func txtValue(rr *mdns.TXT) string {
-	s := strings.Join(rr.Txt, "")
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '\\' || i+1 == len(s) {
-			b.WriteByte(s[i])
-			continue
-		}
-		i++
-		if n, err := strconv.ParseUint(s[i:min(i+3, len(s))], 10, 8); err == nil && i+3 <= len(s) {
-			b.WriteByte(byte(n))
-			i += 2
-		} else {
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String()
-}
-
-// bare is a name without the final dot.
-func bare(name string) string { return strings.TrimSuffix(name, ".") }

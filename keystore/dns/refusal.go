@@ -62,11 +62,11 @@ var signatureErrors = map[uint16]struct{ text, remedy string }{
 // refusal puts an answer that is neither a success nor a failed prerequisite
 // into words.
 func (u *Update) refusal(p *primary, r *mdns.Msg) error {
-	zone := bare(p.zone)
+	zone := plain(p.zone)
 	if zone == "" {
-		zone = "the zone of " + bare(p.name)
+		zone = "the zone of " + plain(p.name)
 	}
-	fill := strings.NewReplacer("{keyname}", u.key.Name, "{key}", u.key.String(), "{zone}", zone, "{name}", bare(p.name)).Replace
+	fill := strings.NewReplacer("{keyname}", u.key.Name, "{key}", u.key.String(), "{zone}", zone, "{name}", plain(p.name)).Replace
 	if t := r.IsTsig(); t != nil && t.Error != 0 {
 		if t.Error == mdns.RcodeBadTime {
 			return u.badTime(t)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	mdns "github.com/miekg/dns"
 
@@ -43,7 +44,8 @@ func ReadTSIGKey(path string) (*TSIGKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TSIG key: %w", err)
 	}
-	f, err := os.Open(file)
+	// Without O_NONBLOCK a named pipe would hold us up.
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("TSIG key: %w", err)
 	}
