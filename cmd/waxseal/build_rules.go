@@ -49,7 +49,7 @@ func buildRules(d *decoded) (*policy.Rules, []milter.Row, problems) {
 	for _, name := range names.grants {
 		g := d.Permission.Grant[name]
 		o.Permission.Grants = append(o.Permission.Grants, policy.Grant{
-			Login: g.Login, Network: g.Network, Certificate: policy.Certificate{Subject: g.Certificate, Issuer: g.CertificateIssuer},
+			Name: name, Login: g.Login, Network: g.Network, Certificate: policy.Certificate{Subject: g.Certificate, Issuer: g.CertificateIssuer},
 			Domains: g.Domains, Subdomains: g.Subdomains, Addresses: g.Addresses, AnyDomain: g.AnyDomain,
 		})
 	}
@@ -61,7 +61,7 @@ func buildRules(d *decoded) (*policy.Rules, []milter.Row, problems) {
 			selectors = c.Selectors
 		}
 		o.Table = append(o.Table, policy.Row{
-			Login: c.Login, Address: c.Address, Domain: c.Domain, Subdomains: c.Subdomains,
+			Name: name, Login: c.Login, Address: c.Address, Domain: c.Domain, Subdomains: c.Subdomains,
 			SignAs: c.SignAs, Always: c.Always, Selectors: selectors, Identity: c.Identity,
 			Disabled: !c.Enabled, Reason: c.Reason,
 			Overrides: policy.Overrides{Expiry: time.Duration(c.Expiry), NoExpiry: c.NeverExpires},

@@ -147,7 +147,7 @@ func (e *explanation) table() {
 		e.add(StageTable, m.row.name, true, m.row.excluded(), "switch the row on")
 		return
 	}
-	e.add(StageTable, m.row.name, true, m.row.name+" is the most specific one", "")
+	e.add(StageTable, m.row.name, true, "the most specific row", "")
 }
 
 func (e *explanation) permission() {
@@ -167,9 +167,9 @@ func (e *explanation) permission() {
 	case p.why == permitDomain:
 		e.add(StagePermission, "login domains", true, who+" has no domain of its own, and may sign for "+a.domain, "")
 	case p.why == permitRow && l.name != "":
-		e.add(StagePermission, "row", true, who+" has a row that names "+a.domain+", its address, or any domain", "")
+		e.add(StagePermission, p.row, true, who+" may sign for "+a.domain+" by "+p.row, "")
 	case p.why == permitRow:
-		e.add(StagePermission, "row", true, p.subject.name+" has a row that names "+a.domain+", its address, or any domain", "")
+		e.add(StagePermission, p.row, true, p.subject.name+" may sign for "+a.domain+" by "+p.row, "")
 	case p.why == permitAny:
 		e.add(StagePermission, "no login", true, who+" may sign for any domain, since no permission row is about its client", "")
 	default:

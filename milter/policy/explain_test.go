@@ -93,7 +93,7 @@ yes origin: login: authenticated login "ann"
 yes author: From: names example.net
 no  table: login: no row for login "ann" [add a row for it]
 no  table: address: no row for an address in the From field [add a row for it]
-yes table: row 1 (domain example.net): row 1 (domain example.net) is the most specific one
+yes table: row 1 (domain example.net): the most specific row
 no  permission: none: login "ann" may not sign for example.net: it has no domain of its own, so it may for mx.example.org, example.org, and no permission row names more for it; add one [add a permission row]
 `},
 		{"an excluded login", Options{Table: []Row{{Login: "scanner", Disabled: true}}}, stranger, by("scanner", "x@example.net"), `
@@ -104,7 +104,7 @@ yes table: row 1 (login scanner): row 1 (login scanner) is switched off [switch 
 		{"a login that signs as another domain", Options{Table: []Row{{Login: "news", SignAs: "esp.example", Selectors: []string{"a", "b"}, Identity: "@esp.example"}}}, stranger, by("news", "x@example.net"), `
 yes origin: login: authenticated login "news"
 yes author: From: names example.net
-yes table: row 1 (login news): row 1 (login news) is the most specific one
+yes table: row 1 (login news): the most specific row
 no  permission: none: login "news" may not sign for example.net: it has no domain of its own, so it may for mx.example.org, example.org, and no permission row names more for it; add one [add a permission row]
 yes permission: row 1 (login news): the row lets the login sign as esp.example, whatever the author domain is
 yes signing: esp.example: the one domain that may sign, with selector a or b, for identity @esp.example; DMARC does not count it for example.net
@@ -118,7 +118,7 @@ no  table: login: no login
 no  table: address: no row for an address in the List-Id field [add a row for it]
 no  table: domain: no row for domain lists.example [add a row for it]
 no  table: parent domain: no row for a domain above lists.example that extends to what is below it [add a row with subdomains]
-yes table: row 1 (all other mail): row 1 (all other mail) is the most specific one
+yes table: row 1 (all other mail): the most specific row
 yes permission: no login: mail without a login may sign for any domain, since no permission row is about its client
 yes signing: lists.example: signs if it has keys; DMARC does not count it for example.org
 yes signing: hoster.example: signs where lists.example has no keys; DMARC does not count it for example.org

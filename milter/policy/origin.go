@@ -114,13 +114,13 @@ type daemon struct{ name, rule string }
 // newOriginRules checks the origin rules of a listener, or of all that have
 // none of their own, when the listener is empty.
 func newOriginRules(o OriginOptions, listener string) (originRules, error) {
-	option, words := "Origin.", ""
+	option, about := "Origin.", ""
 	if listener != "" {
-		option, words = "Listeners["+listener+"].", "listener "+listener+": "
+		option, about = "Listeners["+listener+"].", "listener "+listener
 	}
 	var bad []error
 	check := func(name string, err error) {
-		bad = append(bad, optionErrors(option+name, words, err))
+		bad = append(bad, optionErrors(option+name, about, err))
 	}
 
 	r := originRules{login: !o.NoLogin, local: !o.NoLocal, anyCertificate: o.AnyCertificate, all: o.All}

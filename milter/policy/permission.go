@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -41,6 +42,10 @@ type PermissionOptions struct {
 // certificate takes away: mail from there that has no login may otherwise sign
 // for any domain, and then for those of its rows only.
 type Grant struct {
+	// Name is what the row is called in errors and explanations, such as that
+	// of its table in a file. Empty means its number.
+	Name string
+
 	// Login is a login, as the MTA has it in {auth_authen}; or "@example.org"
 	// for every login of that domain; or "*" for every login. Upper and lower
 	// case are alike.
@@ -144,14 +149,15 @@ type permission struct {
 	serverDomains  bool            // LoginDomains are the mail server's own
 	loginDomains   map[string]bool // otherwise
 
-	// Who the rows are about, and whether they may sign for any domain.
-	subjects     map[subject]bool
+	// Who the rows are about, and the row that lets them sign for any domain;
+	// empty if none does.
+	subjects     map[subject]string
 	networks     networks
 	certificates map[Certificate]string // → name
 
-	domains    map[grantDomain]bool // → whether what is below is meant too
-	subdomains bool                 // whether any of them is so
-	addresses  map[grantAddress]bool
+	domains    map[grantDomain]granted
+	subdomains bool // whether any row means what is below its domains, too
+	addresses  map[grantAddress]string
 }
 
 // subject is who rows are about. No login can be named so that it passes for a
@@ -175,6 +181,10 @@ type grantDomain struct {
 	domain  string
 }
 
+// granted are the rows that name a domain: any, and one that means what is
+// below it, too.
+type granted struct{ row, below string }
+
 type grantAddress struct {
 	subject subject
 	address address
@@ -184,26 +194,27 @@ func newPermission(o PermissionOptions) (permission, error) {
 	p := permission{
 		off: o.Off, ownDomain: !o.NoOwnDomain, serverDomains: o.LoginDomains == nil,
 		loginDomains: make(map[string]bool),
-		subjects:     make(map[subject]bool),
+		subjects:     make(map[subject]string),
 		networks:     networks{rules: make(map[netip.Prefix]string)},
 		certificates: make(map[Certificate]string),
-		domains:      make(map[grantDomain]bool),
-		addresses:    make(map[grantAddress]bool),
+		domains:      make(map[grantDomain]granted),
+		addresses:    make(map[grantAddress]string),
 	}
 	var bad []error
 	for _, name := range o.LoginDomains {
 		d, err := Domain(name)
-		bad = append(bad, optionErrors("Permission.LoginDomains", "login domains: ", err))
+		bad = append(bad, optionErrors("Permission.LoginDomains", "login domains", err))
 		p.loginDomains[d] = true
 	}
 	for i, g := range o.Grants {
-		words := fmt.Sprintf("permission row %d: ", i+1)
-		bad = append(bad, optionErrors(fmt.Sprintf("Permission.Grants[%d]", i), words, p.add(g)))
+		row := called("permission row", g.Name, i+1)
+		bad = append(bad, optionErrors(fmt.Sprintf("Permission.Grants[%d]", i), row, p.add(g, row)))
 	}
 	return p, errors.Join(bad...)
 }
 
-func (p *permission) add(g Grant) error {
+// add notes a row by what it is called.
+func (p *permission) add(g Grant, row string) error {
 	var bad []error
 	who, err := p.subject(g)
 	bad = append(bad, err)
@@ -213,18 +224,27 @@ func (p *permission) add(g Grant) error {
 	if g.Subdomains && len(g.Domains) == 0 {
 		bad = append(bad, errors.New("subdomains of no domain; name the domains"))
 	}
-	p.subjects[who] = p.subjects[who] || g.AnyDomain
+	any := ""
+	if g.AnyDomain {
+		any = row
+	}
+	p.subjects[who] = cmp.Or(p.subjects[who], any)
 	for _, name := range g.Domains {
 		d, err := Domain(name)
 		bad = append(bad, err)
 		key := grantDomain{who, d}
-		p.domains[key] = p.domains[key] || g.Subdomains
-		p.subdomains = p.subdomains || g.Subdomains
+		have := p.domains[key]
+		have.row = cmp.Or(have.row, row)
+		if g.Subdomains {
+			have.below = cmp.Or(have.below, row)
+			p.subdomains = true
+		}
+		p.domains[key] = have
 	}
 	for _, s := range g.Addresses {
 		a, err := newAddress(s)
 		bad = append(bad, err)
-		p.addresses[grantAddress{who, a}] = true
+		p.addresses[grantAddress{who, a}] = cmp.Or(p.addresses[grantAddress{who, a}], row)
 	}
 	return errors.Join(bad...)
 }
@@ -266,6 +286,9 @@ type permit struct {
 
 	// subject is whose rows were asked, for a client without a login.
 	subject subject
+
+	// row is what the row is called that gives permission; of several, one.
+	row string
 }
 
 type permitReason uint8
@@ -286,11 +309,11 @@ func (p *permission) check(c *Connection, l login, a author) permit {
 		return permit{ok: true, why: permitOff}
 	case l.name == "":
 		who := p.client(c)
-		switch {
-		case who.kind == noSubject:
+		if who.kind == noSubject {
 			return permit{ok: true, why: permitAny}
-		case p.allows([]subject{who}, a):
-			return permit{true, permitRow, who}
+		}
+		if row := p.allows([]subject{who}, a); row != "" {
+			return permit{true, permitRow, who, row}
 		}
 		return permit{subject: who}
 	case p.ownDomain && l.own == a.domain:
@@ -305,8 +328,8 @@ func (p *permission) check(c *Connection, l login, a author) permit {
 			who[n] = subject{loginSubject, l.key[len(l.key)-len(l.own)-1:]} // "@" and domain
 			n++
 		}
-		if p.allows(who[:n], a) {
-			return permit{ok: true, why: permitRow}
+		if row := p.allows(who[:n], a); row != "" {
+			return permit{ok: true, why: permitRow, row: row}
 		}
 	}
 	return permit{}
@@ -365,34 +388,40 @@ func parent(d string) string {
 	return up
 }
 
-// allows reports whether rows of these subjects allow the author.
-func (p *permission) allows(subjects []subject, a author) bool {
+// allows returns the row of these subjects that allows the author; where
+// several addresses take several rows, that for the first. Empty means none.
+func (p *permission) allows(subjects []subject, a author) string {
 	for _, s := range subjects {
-		if p.subjects[s] {
-			return true
+		if row := p.subjects[s]; row != "" {
+			return row
 		}
-		if _, ok := p.domains[grantDomain{s, a.domain}]; ok {
-			return true
+		if have, ok := p.domains[grantDomain{s, a.domain}]; ok {
+			return have.row
 		}
 		if !p.subdomains {
 			continue
 		}
 		for up := parent(a.domain); up != ""; up = parent(up) {
-			if p.domains[grantDomain{s, up}] {
-				return true
+			if have := p.domains[grantDomain{s, up}]; have.below != "" {
+				return have.below
 			}
 		}
 	}
 	if len(p.addresses) == 0 {
-		return false
+		return ""
 	}
+	first := ""
 	for _, local := range a.locals {
-		key := address{localKey(local), a.domain}
-		if !slices.ContainsFunc(subjects, func(s subject) bool { return p.addresses[grantAddress{s, key}] }) {
-			return false
+		key, row := address{localKey(local), a.domain}, ""
+		for _, s := range subjects {
+			row = cmp.Or(row, p.addresses[grantAddress{s, key}])
 		}
+		if row == "" {
+			return ""
+		}
+		first = cmp.Or(first, row)
 	}
-	return len(a.locals) > 0
+	return first
 }
 
 // denied says why the sender may not sign for the author, and what would let

@@ -91,30 +91,49 @@ type OptionError struct {
 	// "Listeners[submission].DaemonNames", "Permission.Grants[0]", "Table[2]".
 	Option string
 
-	// Err says what is wrong, and the remedy. Rows are counted from 1 in it.
+	// About says in words what of the options is wrong, such as "row news" or
+	// "listener relay"; empty where Err says that itself.
+	About string
+
+	// Err says what is wrong with it, and the remedy.
 	Err error
 }
 
-func (e *OptionError) Error() string { return e.Err.Error() }
+func (e *OptionError) Error() string {
+	if e.About == "" {
+		return e.Err.Error()
+	}
+	return e.About + ": " + e.Err.Error()
+}
+
 func (e *OptionError) Unwrap() error { return e.Err }
 
 // optionErrors turns each of the errors that are joined in err into an
-// OptionError, with words before its own.
-func optionErrors(option, words string, err error) error {
+// OptionError.
+func optionErrors(option, about string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var list []error
 		for _, each := range joined.Unwrap() {
-			list = append(list, optionErrors(option, words, each))
+			list = append(list, optionErrors(option, about, each))
 		}
 		return errors.Join(list...)
 	}
-	if words != "" {
-		err = fmt.Errorf("%s%w", words, err)
+	return &OptionError{option, about, err}
+}
+
+// called is what a row is called in words: by its name, or by its number, which
+// counts from 1.
+func called(kind, name string, number int) string {
+	switch {
+	case name == "":
+		return fmt.Sprintf("%s %d", kind, number)
+	case strings.ContainsFunc(name, func(c rune) bool { return !isAlnum(c) && c != '-' && c != '_' && c != '.' }):
+		return kind + " " + quote(name)
 	}
-	return &OptionError{option, err}
+	return kind + " " + name
 }
 
 // Rules are the decisions of one configuration. They never change after New,
@@ -139,7 +158,7 @@ func New(o Options) (*Rules, error) {
 	bad := []error{errOrigin}
 	for _, name := range sortedKeys(o.Listeners) {
 		if name == "" {
-			bad = append(bad, &OptionError{"Listeners", errors.New("a listener without a name has origin rules: those of all listeners are in Origin")})
+			bad = append(bad, &OptionError{"Listeners", "", errors.New("a listener without a name has origin rules: those of all listeners are in Origin")})
 			continue
 		}
 		rules, err := newOriginRules(o.Listeners[name], name)
@@ -296,8 +315,8 @@ type Decision struct {
 	Candidates []Candidate
 
 	// Row is the number of the row of Options.Table that was used, counted
-	// from 1, and RowName what it is called, such as "row 3 (domain
-	// example.org)". 0 and empty without a row. A message that is denied or
+	// from 1, and RowName what it is called, such as "row news (address
+	// news@example.org)". 0 and empty without a row. A message that is denied or
 	// excluded has them too.
 	Row     int
 	RowName string

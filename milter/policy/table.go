@@ -13,6 +13,10 @@ import (
 // domain, or everything else; the most specific row of a message is used, and
 // no other. Of the rows about one and the same thing there is only one.
 type Row struct {
+	// Name is what the row is called in reasons and errors, such as that of
+	// its table in a file. Empty means its number.
+	Name string
+
 	// Login is a login as the MTA has it in {auth_authen}. Upper and lower
 	// case are alike.
 	Login string
@@ -103,7 +107,8 @@ const (
 type row struct {
 	Row
 	number int
-	name   string // "row 3 (domain example.org)"
+	called string // "row news"
+	name   string // "row news (address news@example.org)"
 }
 
 func (r *row) excluded() string {
@@ -136,11 +141,10 @@ func newTable(rows []Row) (table, error) {
 	var bad []error
 	for i := range rows {
 		r := &compiled[i]
-		*r = row{Row: rows[i], number: i + 1}
+		*r = row{Row: rows[i], number: i + 1, called: called("row", rows[i].Name, i+1)}
 		r.Selectors, r.Fields, r.Oversign = slices.Clone(r.Selectors), slices.Clone(r.Fields), slices.Clone(r.Oversign)
 		r.Outcomes = maps.Clone(r.Outcomes)
-		words := fmt.Sprintf("row %d: ", i+1)
-		bad = append(bad, optionErrors(fmt.Sprintf("Table[%d]", i), words, t.add(r)))
+		bad = append(bad, optionErrors(fmt.Sprintf("Table[%d]", i), r.called, t.add(r)))
 	}
 	if err := errors.Join(bad...); err != nil {
 		return table{}, err
@@ -247,9 +251,9 @@ func (t *table) place(r *row) error {
 		taken = rows[d]
 		rows[d] = r
 	}
-	r.name = fmt.Sprintf("row %d (%s)", r.number, about)
+	r.name = r.called + " (" + about + ")"
 	if taken != nil {
-		return fmt.Errorf("%s has row %d already; merge the two", about, taken.number)
+		return fmt.Errorf("%s has %s already; merge the two", about, taken.called)
 	}
 	return nil
 }
@@ -440,7 +444,7 @@ func (t *table) warnings(rows []Row) []error {
 	for i := range rows {
 		r := &rows[i]
 		warn := func(format string, args ...any) {
-			found = append(found, &OptionError{fmt.Sprintf("Table[%d]", i), fmt.Errorf("row %d: "+format, append([]any{i + 1}, args...)...)})
+			found = append(found, &OptionError{fmt.Sprintf("Table[%d]", i), called("row", r.Name, i+1), fmt.Errorf(format, args...)})
 		}
 		if r.Expiry > 0 && r.Expiry < shortExpiry {
 			warn("expiry %v: mail that waits in a queue for five days arrives with an expired signature; use 6 days or more, or leave it out", r.Expiry)
