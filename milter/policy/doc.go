@@ -62,26 +62,28 @@
 //
 // Rows let a login, all logins of a domain, or all logins, sign for more: for
 // domains, for what is below these where the row says so, for single addresses,
-// or for any domain. Where addresses are named, all those of the author have to
-// be. Who has logged in is held to this, whatever rule made the mail ours. Mail
-// without a login may sign for any domain. If there are rows for its client's
-// certificate or network, it may sign for what they name only, and the smallest
-// network counts. Logins and addresses are compared without regard to upper and
-// lower case. Permission can be switched off.
+// or for any domain. A row names a login as the MTA does: a row for ann is not
+// about ann@mx.example.org. Where addresses are named, all those of the author
+// have to be. Who has logged in is held to this, whatever rule made the mail
+// ours. Mail without a login may sign for any domain. If there are rows for its
+// client's certificate or network, it may sign for what they name only, and the
+// smallest network counts. Logins and addresses are compared without regard to
+// upper and lower case. Permission can be switched off.
 //
 // # The selector table
 //
 // One row is used: that for the login, or else for the address, the domain, the
 // nearest domain above that extends to what is below it, or all other mail. A
 // domain without a row signs for itself. A row may sign as another domain. A
-// row that is not about the author domain or address itself comes second to the
-// author domain's own keys, unless it is to be used always. The row of a login
-// that signs as another domain does so for any author, but the author domain's
-// own keys still take a permission. Selectors and identity of a row are for the
-// domain that it signs as, not for the author domain's own keys. The identity
-// "address" is the author's, and is left out where there are several, where it
-// is not in the signing domain, or where it is not ASCII. A row that is
-// switched off leaves mail unsigned. Who may not sign for a domain is denied
-// it, switched off or not. What a row has in place of general settings is
-// passed on.
+// row that extends to what is below its domain signs that as its domain, unless
+// it names another. A row that is not about the author domain or address itself
+// comes second to the author domain's own keys, unless it is to be used always.
+// The row of a login that signs as another domain does so for any author, but
+// the author domain's own keys still take a permission. Selectors and identity
+// of a row are for the domain that it signs as, not for the author domain's own
+// keys. The identity "address" is the author's, and is left out where there are
+// several, where it is not in the signing domain, or where it is not ASCII. A
+// row that is switched off leaves mail unsigned. Who may not sign for a domain
+// is denied it, switched off or not. What a row has in place of general
+// settings is passed on.
 package policy

@@ -108,6 +108,10 @@ func (e *explanation) author() {
 		e.add(StageAuthor, fieldFrom, false, e.d.Reason, "have one From field, with addresses of one domain")
 		return
 	}
+	if e.p.unsound != "" {
+		e.add(StageAuthor, fieldFrom, false, e.p.unsound, "")
+		return
+	}
 	for _, name := range e.rules.fields {
 		a, err := readAuthorField(name, e.m.Fields[name], e.rules.locals)
 		if err == nil {

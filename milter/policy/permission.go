@@ -428,7 +428,8 @@ func (p *permission) allows(subjects []subject, a author) string {
 // them.
 func (p *permission) denied(c *Connection, l login, a author, answer permit) string {
 	if l.name == "" {
-		return fmt.Sprintf("client %s may not sign for %s: %s has permission rows, and none names it; add one", c.Client, a.domain, answer.subject.name)
+		client := appendClient(nil, c, "")
+		return fmt.Sprintf("%s may not sign for %s: %s has permission rows, and none names it; add one", client, a.domain, answer.subject.name)
 	}
 	var may string
 	switch domains := p.loginDomainsOf(c); {
@@ -443,7 +444,26 @@ func (p *permission) denied(c *Connection, l login, a author, answer permit) str
 	default:
 		may = "it has no domain of its own, so it may for " + strings.Join(domains, ", ")
 	}
-	return fmt.Sprintf("login %s may not sign for %s: %s, and no permission row names more for it; add one", quote(l.name), a.domain, may)
+	return fmt.Sprintf("login %s may not sign for %s: %s, and no permission row names more for it%s; add one", quote(l.name), a.domain, may, p.nearMiss(c, l))
+}
+
+// nearMiss tells of rows for the same login with the mail server's name behind
+// it, or without. Whether the MTA has that name there is a matter of its
+// password check, and the two could be different people.
+func (p *permission) nearMiss(c *Connection, l login) string {
+	other, host := l.key, serverName(c)
+	switch {
+	case host == "" || !p.plain(c, l):
+		return ""
+	case l.own != "":
+		other = strings.TrimSuffix(l.key, "@"+l.own)
+	default:
+		other += "@" + host
+	}
+	if _, ok := p.subjects[subject{loginSubject, other}]; !ok {
+		return ""
+	}
+	return " (one is about " + quote(other) + ", which is another login)"
 }
 
 // loginDomainsOf returns the domains of logins without one, at most three.

@@ -200,6 +200,15 @@ func TestDeniedSaysWhy(t *testing.T) {
 			`login "a\n\x00" may not sign for b.example: it has no domain of its own, so it may for mx.example.org, example.org, and no permission row names more for it; add one`},
 		{"a client in a network", PermissionOptions{Grants: []Grant{{Network: "127.0.0.0/8", Domains: []string{"a.example"}}}}, client("127.0.0.1"), from("x@b.example"),
 			"client 127.0.0.1 may not sign for b.example: network 127.0.0.0/8 has permission rows, and none names it; add one"},
+		{"a client without an address", PermissionOptions{Grants: []Grant{{Certificate: Certificate{Subject: "x"}, Domains: []string{"a.example"}}}},
+			Connection{DaemonName: "ORIGINATING", MTA: "Postfix", Macros: map[string]string{"{cert_subject}": "x"}}, from("x@b.example"),
+			"client without address may not sign for b.example: certificate of x has permission rows, and none names it; add one"},
+		{"a login that the MTA has the server's name behind", PermissionOptions{LoginDomains: []string{}, Grants: []Grant{{Login: "ann", Domains: []string{"b.example"}}}},
+			Connection{Host: "mx.example.org"}, by("ann@mx.example.org", "x@b.example"),
+			`login "ann@mx.example.org" may not sign for b.example: it has no domain of its own, and there are no login domains, and no permission row names more for it (one is about "ann", which is another login); add one`},
+		{"a login that the row has the server's name behind", PermissionOptions{LoginDomains: []string{}, Grants: []Grant{{Login: "ann@mx.example.org", Domains: []string{"b.example"}}}},
+			Connection{Host: "mx.example.org"}, by("ann", "x@b.example"),
+			`login "ann" may not sign for b.example: it has no domain of its own, and there are no login domains, and no permission row names more for it (one is about "ann@mx.example.org", which is another login); add one`},
 	} {
 		d := mustOptions(t, Options{Permission: row.options}).Decide(row.conn, row.message)
 		if d.Verdict != Denied || d.Code != CodeDenied || d.Reason != row.want || d.Domains != nil || d.Candidates != nil || d.Author == "" || d.Rule == "" {

@@ -299,7 +299,7 @@ type Decision struct {
 	Code string
 
 	// Author is the domain of the From field as lower-case A-labels. Empty
-	// when the message is not ours, or not signable.
+	// when the message is not ours, or the field names none.
 	Author string
 
 	// Field is the name of the field that chose the domain to sign for: "From",
@@ -354,6 +354,7 @@ type path struct {
 	origin       originRule
 	login        login
 	author, from author
+	unsound      string // why there is no author, where a row counts all the same
 	match        match
 	permit       permit // for author
 	permitFrom   permit // for from, where it was asked
@@ -368,6 +369,7 @@ func (r *Rules) decide(c *Connection, m *Message) (d Decision, p path) {
 	}
 	var bad *AuthorError
 	p.author, p.from, bad = r.author(m)
+	p.login = newLogin(m.Login)
 	if bad != nil {
 		reason := bad.Reason
 		// Sendmail adds a missing From field when it delivers, after all
@@ -375,9 +377,17 @@ func (r *Rules) decide(c *Connection, m *Message) (d Decision, p path) {
 		if bad.Code == CodeNoFrom && !strings.HasPrefix(c.MTA, "Postfix") {
 			reason += " (an MTA that adds one after its milters does so too late for a signature)"
 		}
-		return Decision{Verdict: NotSignable, Rule: o.Rule, Reason: reason, Code: bad.Code}, p
+		d = Decision{Verdict: NotSignable, Rule: o.Rule, Reason: reason, Code: bad.Code}
+		// The row of a login counts all the same.
+		if row := r.table.logins[p.login.key]; row != nil {
+			p.match, p.unsound = match{row, levelLogin}, reason
+			d.Row, d.RowName, d.Overrides = row.number, row.name, &row.Overrides
+			if row.Disabled {
+				d.Verdict, d.Code, d.Reason = Excluded, CodeExcluded, row.excluded()
+			}
+		}
+		return d, p
 	}
-	p.login = newLogin(m.Login)
 	p.match = r.table.find(p.login, p.author)
 	d = Decision{Verdict: Ours, Rule: o.Rule, Reason: o.Reason, Code: CodeOurs, Author: p.from.domain, Field: p.author.field}
 	row := p.match.row

@@ -117,6 +117,7 @@ var sentenceRows = func() []sentenceRow {
 		s33 = "A login that ends in @ and the mail server's name, or in @ and no domain name, is a login without a domain as well."
 		s34 = "Where the password check ignores what stands behind the @ of a login, that can be kept from counting."
 		s35 = "Rows let a login, all logins of a domain, or all logins, sign for more: for domains, for what is below these where the row says so, for single addresses, or for any domain."
+		s42 = "A row names a login as the MTA does: a row for ann is not about ann@mx.example.org."
 		s36 = "Where addresses are named, all those of the author have to be."
 		s37 = "Who has logged in is held to this, whatever rule made the mail ours."
 		s38 = "Mail without a login may sign for any domain."
@@ -127,6 +128,7 @@ var sentenceRows = func() []sentenceRow {
 		s50 = "One row is used: that for the login, or else for the address, the domain, the nearest domain above that extends to what is below it, or all other mail."
 		s51 = "A domain without a row signs for itself."
 		s52 = "A row may sign as another domain."
+		s60 = "A row that extends to what is below its domain signs that as its domain, unless it names another."
 		s53 = "A row that is not about the author domain or address itself comes second to the author domain's own keys, unless it is to be used always."
 		s54 = "The row of a login that signs as another domain does so for any author, but the author domain's own keys still take a permission."
 		s55 = "Selectors and identity of a row are for the domain that it signs as, not for the author domain's own keys."
@@ -311,6 +313,11 @@ var sentenceRows = func() []sentenceRow {
 		{s35, "all logins of a domain", customers, stranger, by("bob@b.example", "x@shared.example"), "shared.example"},
 		{s35, "not those below the domain", customers, stranger, by("bob@a.b.example", "x@shared.example"), "denied"},
 		{s35, "all logins", customers, stranger, by("bob", "x@common.example"), "common.example"},
+		{s42, "the one that is named", grants(Grant{Login: "ann", Domains: []string{"shop.example"}}), stranger, by("ann", "x@shop.example"), "shop.example"},
+		{s42, "with the mail server's name behind it", grants(Grant{Login: "ann", Domains: []string{"shop.example"}}), stranger, by("ann@mx.example.org", "x@shop.example"), "denied"},
+		{s42, "named with it", grants(Grant{Login: "ann@mx.example.org", Domains: []string{"shop.example"}}), stranger, by("ann@mx.example.org", "x@shop.example"), "shop.example"},
+		{s42, "without the name, where the row has it", grants(Grant{Login: "ann@mx.example.org", Domains: []string{"shop.example"}}), stranger, by("ann", "x@shop.example"), "denied"},
+		{s42, "a row of the table", rows(Row{Login: "ann", Disabled: true}), stranger, by("ann@mx.example.org", "x@example.org"), "example.org"},
 		{s36, "two that are named", customers, stranger, by("ann@a.example", "ann@single.example, info@single.example"), "single.example"},
 		{s36, "one that is not", customers, stranger, by("ann@a.example", "ann@single.example, ceo@single.example"), "denied"},
 		{s36, "a list identifier has no address", Options{AuthorFields: []string{"List-Id"}, Permission: customers.Permission}, stranger, listed("x@a.example", map[string][]string{"List-Id": {" <ann.single.example>"}}).by("ann@a.example"), "denied"},
@@ -359,6 +366,9 @@ var sentenceRows = func() []sentenceRow {
 		{s51, "rows for others", rows(Row{Domain: "example.net", SignAs: "example.com"}), loopback, ann, "example.org"},
 		{s52, "of a domain", rows(Row{Domain: "example.org", SignAs: "example.net"}), loopback, ann, "example.net"},
 		{s52, "of an address", rows(Row{Address: "ann@example.org", SignAs: "news.example.org"}), loopback, ann, "news.example.org"},
+		{s60, "below", rows(Row{Domain: "example.org", Subdomains: true, Always: true}), loopback, from("x@a.example.org"), "example.org"},
+		{s60, "below, as another", rows(Row{Domain: "example.org", Subdomains: true, Always: true, SignAs: "example.net"}), loopback, from("x@a.example.org"), "example.net"},
+		{s60, "the domain itself", rows(Row{Domain: "example.org", Subdomains: true}), loopback, ann, "example.org"},
 		{s53, "above", rows(Row{Domain: "example.org", Subdomains: true}), loopback, from("x@a.example.org"), "a.example.org or example.org"},
 		{s53, "above, signing as another", rows(Row{Domain: "example.org", Subdomains: true, SignAs: "example.net"}), loopback, from("x@a.example.org"), "a.example.org or example.net"},
 		{s53, "above, always", rows(Row{Domain: "example.org", Subdomains: true, Always: true}), loopback, from("x@a.example.org"), "example.org"},
@@ -385,6 +395,9 @@ var sentenceRows = func() []sentenceRow {
 		{s57, "of all other mail", rows(Row{Domain: "*", Disabled: true}, Row{Domain: "example.net"}), loopback, ann, "excluded"},
 		{s57, "but what has a row", rows(Row{Domain: "*", Disabled: true}, Row{Domain: "example.net"}), loopback, from("x@example.net"), "example.net"},
 		{s57, "of a login, for any domain", rows(Row{Login: "scanner", Disabled: true}, Row{Domain: "example.org"}), stranger, by("scanner", "x@example.net"), "excluded"},
+		{s57, "of a login, for two From fields", rows(Row{Login: "scanner", Disabled: true}), stranger, Message{Login: "scanner", From: []string{" a@example.org", " b@example.net"}}, "excluded"},
+		{s57, "of another login, for two From fields", rows(Row{Login: "scanner", Disabled: true}), stranger, Message{Login: "ann", From: []string{" a@example.org", " b@example.net"}}, "not signable"},
+		{s59, "to the caller, by the row of a login, for two From fields", rows(Row{Login: "ann", Overrides: Overrides{Strict: true}}), stranger, Message{Login: "ann", From: []string{" a@example.org", " b@example.net"}}, "not signable"},
 		{s58, "another's domain, which signs as a third", rows(Row{Domain: "example.net", SignAs: "example.com"}), stranger, by("ann@example.org", "x@example.net"), "denied"},
 		{s58, "all other mail, which signs as a third", rows(Row{Domain: "*", SignAs: "example.com"}), stranger, by("ann@example.org", "x@example.net"), "denied"},
 		{s58, "another's address, which signs as a third", rows(Row{Address: "x@example.net", SignAs: "example.com"}), stranger, by("ann@example.org", "x@example.net"), "denied"},
