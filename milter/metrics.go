@@ -129,7 +129,11 @@ func NewCollector(o CollectorOptions) *Collector {
 	// A series that begins at its first event has lost it for rate().
 	c.messages.WithLabelValues(outcomeSigned, "")
 	for cause, known := range causes {
-		for _, action := range append([]Action{known.action}, known.others...) {
+		actions := append([]Action{known.action}, known.others...)
+		if action, ok := Strict()[cause]; ok {
+			actions = append(actions, action)
+		}
+		for _, action := range actions {
 			r := Result{Cause: cause, Action: action}
 			c.messages.WithLabelValues(r.outcome(), string(cause))
 		}

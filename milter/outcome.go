@@ -102,26 +102,27 @@ func (o Outcomes) settle(r *Result, c Cause, reason string) {
 	}
 	switch r.Action {
 	case Tempfail:
-		r.Code, r.Text = 451, known.temporary+" "+sentence(c, reason)+"; try again later"
+		r.Code, r.Text = 451, known.temporary+" "+r.sentence()+"; try again later"
 	case Reject:
-		r.Code, r.Text = known.code, known.status+" "+sentence(c, reason)
+		r.Code, r.Text = known.code, known.status+" "+r.sentence()
 	}
 }
 
 // sentence is what the sender of a refused message reads. Trouble of our own
-// is told in general words; what is wrong with the message is told exactly.
-func sentence(c Cause, reason string) string {
-	switch c {
+// is told in general words, and of the rules nothing, since they tell who else
+// may do what here; what is wrong with the message is told exactly.
+func (r *Result) sentence() string {
+	switch r.Cause {
 	case NoKey:
 		return "This server has no DKIM key for the domain of the From field"
 	case KeyUnusable, StoreDown:
 		return "The message cannot be signed at the moment"
 	case Denied:
-		return "You may not send mail with this From address: " + printable(reason)
+		return "You may not send mail with a From address of " + printable(r.Author)
 	case NotSignable:
-		return "The message cannot be signed: " + printable(reason)
+		return "The message cannot be signed: " + printable(r.Reason)
 	default:
-		return "The message header is over a limit of this server: " + printable(reason)
+		return "The message header is over a limit of this server: " + printable(r.Reason)
 	}
 }
 

@@ -377,8 +377,10 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 		add("client", s.client.Client.String())
 	}
 	add("listener", s.listener)
-	attributes = append(attributes, slog.Int64("bytes", r.Bytes),
-		slog.Float64("ms", float64(s.server.now().Sub(s.began).Microseconds())/1000))
+	if !s.ended.IsZero() { // else the body has not been seen
+		attributes = append(attributes, slog.Int64("bytes", r.Bytes))
+	}
+	attributes = append(attributes, slog.Float64("ms", float64(s.server.now().Sub(s.began).Microseconds())/1000))
 	if len(r.Broken) > 0 {
 		attributes = append(attributes, slog.Any("err", errors.Join(r.Broken...)))
 	}
