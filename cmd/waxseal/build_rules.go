@@ -117,6 +117,9 @@ func buildRow(d *decoded, key string, c RowConfig) (milter.Row, problems) {
 		row.Lifetime = &lifetime
 	}
 	if c.Outcome != nil {
+		if c.Outcome.OverLimit != "" {
+			check("outcome.over_limit", errors.New("has no effect in a row: a header over a limit is answered before it is known whose it is; set it in [outcome]"))
+		}
 		var bad problems
 		row.Outcomes, bad = buildOutcomes(d, key+".outcome", *c.Outcome)
 		found = append(found, bad...)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"waxseal/keystore"
+	"waxseal/milter/policy"
 	"waxseal/signer/libcrypto"
 )
 
@@ -144,6 +145,9 @@ func (a *app) check(ctx context.Context) *report {
 	})
 	if err == nil {
 		err = failed
+		for _, w := range rowWarnings(ctx, store, config, a.flags()) {
+			add("warning", w)
+		}
 	}
 	if err != nil {
 		add("error", fmt.Errorf("keystore %s: %w", config.Keystore.URL, err))
@@ -175,6 +179,45 @@ func newFinding(severity string, err error) finding {
 		f.Problem = strings.Replace(f.Problem, "; run: "+permission.Repair, "", 1)
 	}
 	return f
+}
+
+// rowWarnings are doubts about rows that name a domain or selectors which the
+// keystore does not have.
+func rowWarnings(ctx context.Context, store keystore.Store, config *decoded, flags string) []error {
+	var found []error
+	for _, name := range sortedKeys(config.Row) {
+		row := config.Row[name]
+		if !row.Enabled {
+			continue
+		}
+		// What the row signs as, where that does not depend on the message.
+		key, domain := "sign_as", row.SignAs
+		if domain == "" && row.Address != "" {
+			key, domain = "address", row.Address[strings.LastIndexByte(row.Address, '@')+1:]
+		}
+		if domain == "" && row.Domain != "*" {
+			key, domain = "domain", row.Domain
+		}
+		domain, err := policy.Domain(domain)
+		if err != nil {
+			continue
+		}
+		d, err := store.Domain(ctx, domain)
+		switch {
+		case errors.Is(err, keystore.ErrNotFound):
+			found = append(found, config.problem("row."+name+"."+key, fmt.Errorf("the keystore has no domain %s, so such mail leaves unsigned", domain),
+				fmt.Sprintf("make a key: waxseal key new %s%s", domain, flags)))
+		case err != nil: // which has been told
+		case len(row.Selectors) > 0 && !slices.ContainsFunc(row.Selectors, func(s string) bool {
+			k := d.Key(strings.ToLower(s))
+			return k != nil && k.State == keystore.Active
+		}):
+			found = append(found, config.problem("row."+name+".selectors",
+				fmt.Errorf("%s has no active key %s, so such mail leaves unsigned", domain, strings.Join(row.Selectors, " or ")),
+				fmt.Sprintf("make it: waxseal key new %s --selector %s%s; or activate it", domain, row.Selectors[0], flags)))
+		}
+	}
+	return found
 }
 
 // keyWarnings are doubts about keys that work.

@@ -288,6 +288,47 @@ func TestCheckFindsEverythingAtOnce(t *testing.T) {
 	c.ok(strings.Replace(testMail, "example.com", "d.example", 1), "sign")
 }
 
+func TestCheckDoubtsRowsThatCannotSign(t *testing.T) {
+	c := newCLI(t)
+	c.ok("", "key import example.com s ../../testdata/keys/rsa-2048.pem")
+	c.ok("", "key activate example.com s --force --reason tested")
+	c.ok("", "key new example.com --selector later")
+	for row, want := range map[string]string{
+		`domain = "example.com"
+selectors = ["s", "later"]`: "",
+		`domain = "example.com"
+selectors = ["later"]`: "row.r.selectors: example.com has no active key later",
+		`address = "ann@example.com"
+selectors = ["bulk", "later"]`: "row.r.selectors: example.com has no active key bulk or later",
+		`domain = "example.com"
+subdomains = true
+selectors = ["bulk"]`: "row.r.selectors: example.com has no active key bulk",
+		`domain = "*"
+sign_as = "example.net"`: "row.r.sign_as: the keystore has no domain example.net",
+		`domain = "example.net"`:      "row.r.domain: the keystore has no domain example.net",
+		`address = "ann@example.net"`: "row.r.address: the keystore has no domain example.net",
+		`domain = "example.net"
+enabled = false`: "",
+		`domain = "*"
+selectors = ["bulk"]`: "",
+		`login = "ann"
+selectors = ["bulk"]`: "",
+	} {
+		config := writeFile(t, "waxseal.toml", "[row.r]\n"+row+"\n")
+		r := c.plain("", "check", "--keystore", c.store, "--config", config)
+		var doubts []string
+		for line := range strings.Lines(r.stdout) {
+			if _, doubt, ok := strings.Cut(line, "warning: "); ok && !strings.Contains(line, "DMARC") {
+				doubts = append(doubts, doubt)
+			}
+		}
+		got := strings.Join(doubts, "")
+		if r.code != exitDone || (got == "") != (want == "") || !strings.Contains(got, want) || len(doubts) > 1 {
+			t.Errorf("%s\nexit status %d, want a warning of %q\n%s", row, r.code, want, r.stdout)
+		}
+	}
+}
+
 func TestMisuseIsToldFromFailure(t *testing.T) {
 	c := newCLI(t)
 	for _, line := range []string{"nonsense", "key", "key new", "key show example.com", "sign now", "serve --nonsense", "verify --keys"} {

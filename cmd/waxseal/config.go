@@ -185,7 +185,9 @@ type PermissionConfig struct {
 
 // GrantConfig is one [permission.grant.NAME] table.
 type GrantConfig struct {
-	// Who: this login; or "@example.com" for all logins of a domain, "*" for all.
+	// Who: this login, written as the log has it, where "ann" and
+	// "ann@mx.example.com" are different ones; or "@example.com" for all logins
+	// of a domain, "*" for all.
 	Login string `toml:"login"`
 
 	// Or who: clients without a login in this network. They may then sign for
@@ -214,7 +216,7 @@ type GrantConfig struct {
 
 // RowConfig is one [row.NAME] table.
 type RowConfig struct {
-	// What the row is about: a login, or
+	// What the row is about: a login, written as the log has it, or
 	Login string `toml:"login"`
 
 	// an address of the author, or
@@ -226,8 +228,9 @@ type RowConfig struct {
 	// The row is about all domains below its domain, too.
 	Subdomains bool `toml:"subdomains"`
 
-	// The domain to sign as. Empty: the author domain. For a login, "*", and
-	// what is below a domain, keys of the author domain itself come first.
+	// The domain to sign as. Empty: the author domain; for what is below the
+	// row's domain, that. For a login, "*", and what is below a domain, keys of
+	// the author domain itself come first.
 	SignAs string `toml:"sign_as"`
 
 	// Use the row even where the author domain has keys of its own.
@@ -246,7 +249,8 @@ type RowConfig struct {
 	// Why it is not enabled, for the log.
 	Reason string `toml:"reason"`
 
-	// Never let such mail leave unsigned: tempfail, whatever the cause.
+	// Never let such mail leave unsigned: tempfail, whatever the cause. Of a
+	// message without a sound From field it is known only by a row for the login.
 	Strict bool `toml:"strict"`
 
 	// As in [signing]. Empty: as there.
@@ -265,7 +269,7 @@ type RowConfig struct {
 	Oversign []string `toml:"oversign"`
 
 	// Outcomes of such mail: a table [row.NAME.outcome] with what differs from
-	// [outcome].
+	// [outcome]. over_limit is for all mail alike.
 	Outcome *OutcomeConfig `toml:"outcome"`
 }
 

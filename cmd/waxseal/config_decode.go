@@ -37,6 +37,14 @@ func (p *problem) Error() string {
 func (p *problem) Unwrap() error { return p.err }
 func (p *problem) Hint() string  { return p.remedy }
 
+// logged are its attributes in the log.
+func (p *problem) logged() []any {
+	if p.remedy == "" {
+		return []any{"err", p}
+	}
+	return []any{"err", p, "hint", p.remedy}
+}
+
 // problems are all that is wrong in one run.
 type problems []*problem
 

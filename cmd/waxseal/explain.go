@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -43,9 +44,15 @@ func (a *app) explainCommand() *cobra.Command {
 why, what would be signed with what, and what would change it. The message is
 one that is read from standard input, or with --from just an author's address.
 The same functions decide as in the daemon. The exit status is 1 when the
-message would not be signed.`,
+message would not be signed.
+
+Without --client, --login and --daemon-name the message counts as handed in on
+this machine; with --local it does beside a daemon name, too, which Postfix
+always has. The rules are those of the only listener, or of the one that
+--listener names.`,
 		Example: `  waxseal explain --from ann@example.com --login ann@example.com
   waxseal explain --from ann@example.com --client 203.0.113.9
+  waxseal explain --from ann@example.com --local --daemon-name mx.example.com
   waxseal explain --login ann@example.com < message.eml`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -54,11 +61,14 @@ message would not be signed.`,
 				return err
 			}
 			connection.Listener, connection.DaemonName = listener, daemon
-			if daemon != "" && f.client == "" {
-				connection.Local = false
+			if daemon != "" && !f.local {
+				connection.Local = false // another way for mail without a client address to be ours
 			}
 			for _, m := range macros {
 				name, value, _ := strings.Cut(m, "=")
+				if name, err = policy.MacroName(name); err != nil {
+					return misused(fmt.Errorf("--macro: %w", err))
+				}
 				if connection.Macros == nil {
 					connection.Macros = map[string]string{}
 				}
@@ -87,11 +97,15 @@ message would not be signed.`,
 }
 
 // factFlags are the facts of a client that sign and explain are told by flags.
-type factFlags struct{ login, client, mta, host string }
+type factFlags struct {
+	login, client, mta, host string
+	local                    bool
+}
 
 func (f *factFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.login, "login", "", "the SASL `login` of the client")
 	c.Flags().StringVar(&f.client, "client", "", "the IP `address` of the client")
+	c.Flags().BoolVar(&f.local, "local", false, "the message is handed in on this machine, as by the sendmail command")
 	c.Flags().StringVar(&f.mta, "mta", "", "the mail `server` that will send the message on, as its macro v names it; all but Postfix count as Sendmail")
 	c.Flags().StringVar(&f.host, "host", "", "the `name` of that mail server, on which logins without a domain depend (default: that of this machine)")
 }
@@ -99,7 +113,10 @@ func (f *factFlags) add(c *cobra.Command) {
 // connection makes facts of the flags. Without a client and a login, the
 // message was submitted on this machine.
 func (f *factFlags) connection() (policy.Connection, error) {
-	connection := policy.Connection{Local: f.client == "" && f.login == "", MTA: f.mta, Host: cmp.Or(f.host, hostName())}
+	if f.local && f.client != "" {
+		return policy.Connection{}, misused(errors.New("--local: mail that is handed in on this machine has no --client; leave one of them out"))
+	}
+	connection := policy.Connection{Local: f.local || f.client == "" && f.login == "", MTA: f.mta, Host: cmp.Or(f.host, hostName())}
 	if f.client != "" {
 		ip, err := netip.ParseAddr(f.client)
 		if err != nil {
@@ -120,6 +137,9 @@ func (a *app) explain(ctx context.Context, connection policy.Connection, login s
 			return misused(fmt.Errorf("--listener %q, want one of %s", connection.Listener, strings.Join(sortedKeys(config.Listen), ", ")))
 		}
 	}
+	if connection.Listener == "" {
+		connection.Listener = a.onlyListener(config)
+	}
 	live, err := build(config, a.now, a.warn)
 	if err != nil {
 		return err
@@ -135,6 +155,21 @@ func (a *app) explain(ctx context.Context, connection policy.Connection, login s
 		err = errFindings
 	}
 	return err
+}
+
+// onlyListener is the listener that mail comes in by: of several, none, and then
+// it tells which have rules that are not looked at.
+func (a *app) onlyListener(config *decoded) string {
+	names := sortedKeys(config.Listen)
+	if len(names) == 1 {
+		return names[0]
+	}
+	for _, name := range names {
+		if config.Listen[name].Origin != nil {
+			a.notice("hint: listener %s has origin rules of its own; for mail that comes in by it, add --listener %s", name, name)
+		}
+	}
+	return ""
 }
 
 // explainMessage takes a message the daemon's way, and has the rules tell theirs.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -43,10 +44,11 @@ type reloader struct {
 	reloaded func(ok bool) // is told of each reload
 	keys     *keeping
 
-	started *decoded // what needs a restart is still as in this
-	config  *decoded // what is in force
-	pending []string // what differs between the two and needs a restart
-	broken  string   // the first problem of the last reload
+	started *decoded                // what needs a restart is still as in this
+	open    map[string]ListenConfig // the listeners that rules are known for, those taken out included
+	config  *decoded                // what is in force
+	pending []string                // what differs between the two and needs a restart
+	broken  string                  // the first problem of the last reload
 	since   time.Time
 
 	lastTried atomic.Pointer[saved]
@@ -72,7 +74,7 @@ func (a *app) watchedFile(dev string) string {
 
 // begin is called when the first configuration is in force.
 func (r *reloader) begin(config *decoded, current *live) {
-	r.started, r.config, r.live = config, config, current
+	r.started, r.config, r.live, r.open = config, config, current, config.Listen
 	now := r.app.now().UnixNano()
 	r.state.ok.Store(true)
 	r.state.last.Store(now)
@@ -121,7 +123,7 @@ func (r *reloader) reload(cause string, watched bool) {
 		return
 	}
 	for _, w := range warnings(config) {
-		r.log.Warn("configuration", "err", w, "hint", w.remedy)
+		r.log.Warn("configuration", w.logged()...)
 	}
 	r.pending = needsRestart(&r.started.Config, &config.Config)
 	for _, setting := range r.pending {
@@ -136,7 +138,7 @@ func (r *reloader) reload(cause string, watched bool) {
 	r.live.cache.InvalidateAll()
 	r.keys.use(config)
 	r.level.Set(slog.Level(config.Log.Level))
-	r.config, r.broken = config, ""
+	r.config, r.broken, r.open = config, "", withOldListeners(config, r.open).Listen
 	r.state.inForce.Store(now.UnixNano())
 	r.state.taken.Add(1)
 	r.state.ok.Store(true)
@@ -158,7 +160,7 @@ func (r *reloader) read(watched bool) (config *decoded, settings *milter.Setting
 			config, err = r.app.serveConfig(r.listen, r.dev)
 		}
 		if err == nil {
-			settings, err = buildSettings(config)
+			settings, err = buildSettings(withOldListeners(config, r.open))
 		}
 		if err == nil {
 			err = checkListeners(config)
@@ -168,6 +170,21 @@ func (r *reloader) read(watched bool) (config *decoded, settings *milter.Setting
 		}
 	}
 	return nil, nil, problems{{file: r.path, err: errors.New("changes while it is read"), remedy: "send SIGHUP when it is complete"}}
+}
+
+// withOldListeners is a configuration with those listeners that it has taken out
+// and that have origin rules of their own. They are open until the restart, and
+// the rules for all may trust whom they do not.
+func withOldListeners(config *decoded, old map[string]ListenConfig) *decoded {
+	with := *config
+	with.Listen = map[string]ListenConfig{}
+	for name, c := range old {
+		if c.Origin != nil {
+			with.Listen[name] = c
+		}
+	}
+	maps.Copy(with.Listen, config.Listen)
+	return &with
 }
 
 func (r *reloader) saved() saved {
@@ -199,7 +216,7 @@ func (r *reloader) refuse(now time.Time, err error) {
 		r.log.Error("reload", "err", err)
 	}
 	for _, p := range found {
-		r.log.Error("reload", "err", p, "hint", p.remedy)
+		r.log.Error("reload", p.logged()...)
 	}
 	if r.broken == "" {
 		r.since = now

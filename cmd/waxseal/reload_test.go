@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"waxseal/milter/policy"
 )
 
 // service is serve in this process.
@@ -426,5 +429,40 @@ func TestChangedSettingsAreNamed(t *testing.T) {
 		if got := strings.Join(changedSettings(decode(test.old), decode(test.new)), ","); got != test.want {
 			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
+	}
+}
+
+// A listener stays open until the restart, and so its rules stay with it: the
+// rules for all would trust others than it was made for.
+func TestAListenerThatIsTakenOutKeepsItsRules(t *testing.T) {
+	const relay = "[listen.relay]\naddress = \"unix:/s\"\n[listen.relay.origin]\nnetworks = [\"192.0.2.0/24\"]\n"
+	const general, changed = "[log]\nlevel = \"warn\"\n", "[listen.relay]\naddress = \"unix:/s\"\n[listen.relay.origin]\nnetworks = [\"198.51.100.0/24\"]\n"
+	decode := func(text string) *decoded {
+		d, err := decodeConfig("waxseal.toml", text)
+		must(t, err)
+		return d
+	}
+	ours := func(d *decoded, client string) bool {
+		t.Helper()
+		settings, err := buildSettings(d)
+		must(t, err)
+		return settings.Rules.Origin(policy.Connection{Listener: "relay", Client: netip.MustParseAddr(client)}, "").Ours
+	}
+	first := decode(relay)
+	second := withOldListeners(decode(general), first.Listen)
+	if ours(second, "127.0.0.1") || !ours(second, "192.0.2.1") {
+		t.Error("a listener that was taken out has the rules for all")
+	}
+	third := withOldListeners(decode(general), second.Listen)
+	if ours(third, "127.0.0.1") || !ours(third, "192.0.2.1") {
+		t.Error("a listener that was taken out has the rules for all after the next reload")
+	}
+	fourth := withOldListeners(decode(changed), third.Listen)
+	if ours(fourth, "192.0.2.1") || !ours(fourth, "198.51.100.1") {
+		t.Error("a listener that came back has its old rules")
+	}
+	fifth := withOldListeners(decode("[listen.relay]\naddress = \"unix:/s\"\n"), fourth.Listen)
+	if !ours(fifth, "127.0.0.1") {
+		t.Error("a listener that shall go by the rules for all does not")
 	}
 }

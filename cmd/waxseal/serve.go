@@ -121,7 +121,7 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 	level.Set(slog.Level(config.Log.Level))
 	log := buildLog(a.stderr, config.Log, level)
 	for _, w := range warnings(config) {
-		log.Warn("configuration", "err", w, "hint", w.remedy)
+		log.Warn("configuration", w.logged()...)
 	}
 	current, err := build(config, a.now, func(what string, err error) { log.Warn(what, "err", err) })
 	if err != nil {
@@ -233,11 +233,8 @@ func (a *app) listeners(config *decoded) ([]namedListener, error) {
 			if l == nil {
 				return nil, fmt.Errorf("socket %s from systemd is no stream socket", name)
 			}
-			n := name
-			if i > 0 {
-				n = fmt.Sprintf("%s.%d", name, i+1)
-			}
 			address := addressOf(l)
+			n := listenerOf(config, name, i, address)
 			if address.IsRemote() && !config.Listen[n].AllowRemote {
 				return nil, withHint(fmt.Errorf("socket %s from systemd: %s can be reached from other machines, and whoever can connect can have mail signed", n, address.Address),
 					"set allow_remote = true in [listen.%s] if a firewall guards it", n)
@@ -260,6 +257,25 @@ func (a *app) listeners(config *decoded) ([]namedListener, error) {
 		return nil, err
 	}
 	return append(all, opened...), nil
+}
+
+// listenerOf returns the name of a socket from systemd, which decides by which
+// origin rules its mail is judged: that of the listener with this name, or else
+// with this address, or else what systemd calls it, with a number from the
+// second one on.
+func listenerOf(config *decoded, name string, i int, address milter.Address) string {
+	if i > 0 {
+		name = fmt.Sprintf("%s.%d", name, i+1)
+	}
+	if _, ok := config.Listen[name]; ok {
+		return name
+	}
+	for _, configured := range sortedKeys(config.Listen) {
+		if config.Listen[configured].Address.Address == address {
+			return configured
+		}
+	}
+	return name
 }
 
 // addressOf tells where a socket from systemd listens.

@@ -60,6 +60,9 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 		return err
 	}
 	defer live.close()
+	if names := sortedKeys(config.Listen); len(names) == 1 {
+		connection.Listener = names[0] // whose rules are those of all mail
+	}
 	settings := *live.settings
 	if domain != "" {
 		if settings.Domain, err = policy.Domain(domain); err != nil {

@@ -90,7 +90,7 @@ type macroRule struct {
 }
 
 func newMacroRule(m Macro) (macroRule, error) {
-	name, err := macroName(m.Name)
+	name, err := MacroName(m.Name)
 	if err != nil {
 		return macroRule{}, err
 	}
@@ -124,8 +124,9 @@ func (r *macroRule) match(c *Connection) (value string, ok bool) {
 	return "", false
 }
 
-// macroName returns a name as MTAs send it: in braces unless it is one letter.
-func macroName(s string) (string, error) {
+// MacroName returns the name of a macro as MTAs send it, and as it stands in
+// Connection.Macros: in braces unless it is one letter.
+func MacroName(s string) (string, error) {
 	name := s
 	if inner, ok := strings.CutPrefix(s, "{"); ok && strings.HasSuffix(inner, "}") {
 		name = strings.TrimSuffix(inner, "}")

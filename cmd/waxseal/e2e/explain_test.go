@@ -118,9 +118,9 @@ func TestExplainAgreesWithTheDaemon(t *testing.T) {
 			id: fmt.Sprintf("case%d", i), host: hostName,
 			client: pick("", "127.0.0.1", "127.0.0.1", "192.0.2.7", "192.0.2.200", "198.51.100.1", "203.0.113.9", "203.0.113.10", "2001:db8::1", "2001:db9::1", "::1"),
 		}}
-		if c.client != "" { // a local message has neither
+		c.daemon = pick("", "", "ORIGINATING", "originating", "mx")
+		if c.client != "" { // a local message has no login
 			c.login = pick("", "", "ann@a.example", "ANN@A.Example", "bob@b.example", "carl", "shop", "robot@a.example", "eve@c.example", "dan@mx.host.example", "x@", "@a.example")
-			c.daemon = pick("", "", "ORIGINATING", "originating", "mx")
 		}
 		address := func() string {
 			return pick("ann", "ann", "boss", "boss", "sales", "sales", "Sales", `"sales"`, "=?utf-8?q?a?=") + "@" + pick(domains...) + pick("", "", "", "", "", "", "", "", "", ".")
@@ -196,6 +196,9 @@ func (c *explainedCase) daemonSays(line logLine) verdictOf {
 // explain asks the command.
 func (c *explainedCase) explain(config string) (verdictOf, error) {
 	args := []string{"explain", "--json", "--config", config, "--listener", c.listener, "--host", c.host, "--mta", "Postfix 3.7.11"}
+	if c.client == "" {
+		args = append(args, "--local")
+	}
 	for flag, value := range map[string]string{"--client": c.client, "--login": c.login, "--daemon-name": c.daemon} {
 		if value != "" {
 			args = append(args, flag+"="+value)

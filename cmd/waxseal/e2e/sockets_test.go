@@ -79,6 +79,42 @@ func TestSocketOfSystemdIsServed(t *testing.T) {
 	}
 }
 
+// TestSocketOfSystemdKeepsTheRulesOfItsListener has a socket that systemd calls
+// by the name of its unit, at the address of a listener with rules of its own.
+func TestSocketOfSystemdKeepsTheRulesOfItsListener(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	keys := newKeystore(t, dir, "example.com")
+	path := filepath.Join(dir, "milter.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	config := configure(t, filepath.Join(dir, "waxseal.toml"), fmt.Sprintf(`
+[keystore]
+url = "dir:%s"
+[listen.relay]
+address = "unix:%s"
+[listen.relay.origin]
+networks = ["192.0.2.0/24"]
+`, keys.dir, path))
+	d := serve(t, underSystemd(file, "waxseal.socket"), "--config", config)
+	for client, want := range map[string]bool{"192.0.2.1": true, "127.0.0.1": false} {
+		if got := judge(t, "unix:"+path, facts{id: "q" + client, client: client}, header, "Hello.\r\n"); (got.top != "") != want {
+			t.Errorf("mail of %s: %v, want signed %t", client, got, want)
+		}
+	}
+	if !matches(d.log.String(), `msg=signed .* listener=relay`) {
+		t.Error("the log does not name the listener as the configuration does")
+	}
+}
+
 // TestSocketPathIsTakenOverOnlyWhenFree looks at what may lie at the path of a
 // unix socket.
 func TestSocketPathIsTakenOverOnlyWhenFree(t *testing.T) {
