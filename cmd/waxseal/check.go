@@ -205,7 +205,7 @@ func rowWarnings(ctx context.Context, store keystore.Store, config *decoded, fla
 		d, err := store.Domain(ctx, domain)
 		switch {
 		case errors.Is(err, keystore.ErrNotFound):
-			found = append(found, config.problem("row."+name+"."+key, fmt.Errorf("the keystore has no domain %s, so such mail leaves unsigned", domain),
+			found = append(found, config.problem("row."+name+"."+key, fmt.Errorf("the keystore has no domain %s, so nothing signs such mail", domain),
 				fmt.Sprintf("make a key: waxseal key new %s%s", domain, flags)))
 		case err != nil: // which has been told
 		case len(row.Selectors) > 0 && !slices.ContainsFunc(row.Selectors, func(s string) bool {
@@ -213,7 +213,7 @@ func rowWarnings(ctx context.Context, store keystore.Store, config *decoded, fla
 			return k != nil && k.State == keystore.Active
 		}):
 			found = append(found, config.problem("row."+name+".selectors",
-				fmt.Errorf("%s has no active key %s, so such mail leaves unsigned", domain, strings.Join(row.Selectors, " or ")),
+				fmt.Errorf("%s has no active key %s, so nothing signs such mail", domain, strings.Join(row.Selectors, " or ")),
 				fmt.Sprintf("make it: waxseal key new %s --selector %s%s; or activate it", domain, row.Selectors[0], flags)))
 		}
 	}
