@@ -54,11 +54,27 @@ type Signing struct {
 	// but has no active key, unless Broken says more.
 	Keys []SigningKey
 
-	// Broken has an error for each active key that cannot be used.
+	// Broken has a *KeyError for each active key that cannot be used.
 	Broken []error
 
 	keys []loadedKey // those of Keys, with what is needed to know them again
 }
+
+// KeyError says why an active key cannot be used.
+type KeyError struct {
+	Domain   string
+	Selector string // empty if it is not known, since the key's row cannot be read
+	Err      error
+}
+
+func (e *KeyError) Error() string {
+	if e.Selector == "" {
+		return fmt.Sprintf("a key of %s: %v", e.Domain, e.Err)
+	}
+	return fmt.Sprintf("key %s.%s: %v", e.Selector, e.Domain, e.Err)
+}
+
+func (e *KeyError) Unwrap() error { return e.Err }
 
 // SigningKey is a key that has passed its self-test. The Signer stays valid
 // for as long as it is referenced, whatever happens to the key in the store:
@@ -111,7 +127,7 @@ type CacheOptions struct {
 // change the next lookup waits for the new state. While the store does not
 // answer, the last good entry keeps signing; Age tells for how long. A key
 // whose row did not change is not loaded again, so a damaged key file does not
-// stop a key that works.
+// stop a key that works; nor does a row that can no longer be read.
 //
 // A Cache may be used by many goroutines.
 type Cache struct {

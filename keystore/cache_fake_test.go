@@ -74,7 +74,7 @@ func (s *fakeStore) Domain(ctx context.Context, name string) (*Domain, error) {
 	s.reads++
 	d, err, block, deaf := s.domains[name], s.err, s.block, s.deaf
 	if d != nil {
-		d = &Domain{Name: d.Name, Version: d.Version, Keys: slices.Clone(d.Keys)}
+		d = &Domain{Name: d.Name, Version: d.Version, Keys: slices.Clone(d.Keys), Unreadable: d.Unreadable}
 	}
 	s.mu.Unlock()
 	if block != nil {

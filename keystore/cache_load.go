@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"sync/atomic"
 )
 
@@ -126,10 +127,27 @@ func (c *Cache) signing(ctx context.Context, domain string, dom *Domain, old *en
 			return nil, fmt.Errorf("domain %s: loading key %s: %w", domain, k.Selector, ctx.Err())
 		}
 		if err != nil {
-			s.Broken = append(s.Broken, fmt.Errorf("key %s.%s: %w", k.Selector, domain, err))
+			s.Broken = append(s.Broken, &KeyError{domain, k.Selector, err})
 			continue
 		}
 		s.keys = append(s.keys, loadedKey{*key, k.Public, dom.Version})
+	}
+	for _, row := range dom.Unreadable {
+		if !row.Active {
+			continue
+		}
+		broken := &KeyError{domain, row.Selector, row.Err}
+		kept := old.unread(dom, row)
+		if len(kept) == 0 {
+			s.Broken = append(s.Broken, broken)
+			continue
+		}
+		c.opts.OnError(domain, broken)
+		for _, k := range kept { // once, though several rows may be about it
+			if !slices.ContainsFunc(s.keys, func(have loadedKey) bool { return have.Selector == k.Selector }) {
+				s.keys = append(s.keys, k)
+			}
+		}
 	}
 	for _, ed25519 := range []bool{false, true} { // RSA first
 		for _, k := range s.keys {
@@ -154,6 +172,23 @@ func (e *entry) known(k *Key, version uint64) *loadedKey {
 		}
 	}
 	return nil
+}
+
+// unread returns the tested keys of the entry that the unreadable row may be
+// about. A row never goes, so that where its selector cannot be read, it is that
+// of a key which has no other.
+func (e *entry) unread(dom *Domain, row BadRow) []loadedKey {
+	if e == nil || e.signing == nil {
+		return nil
+	}
+	var keys []loadedKey
+	for _, l := range e.signing.keys {
+		elsewhere := func(r BadRow) bool { return r.Selector == l.Selector }
+		if l.Selector == row.Selector || row.Selector == "" && dom.Key(l.Selector) == nil && !slices.ContainsFunc(dom.Unreadable, elsewhere) {
+			keys = append(keys, l)
+		}
+	}
+	return keys
 }
 
 // loadKey loads, prepares and tests one key.

@@ -132,8 +132,8 @@ func (d *Dir) read(name string) (*Domain, error) {
 	case err != nil:
 		return nil, err
 	}
-	dom, errs := decodeDomain(path, name, data)
-	if len(errs) != 0 {
+	dom, errs, ok := decodeDomain(path, name, data)
+	if !ok {
 		return nil, errors.Join(errs...)
 	}
 	return dom, nil

@@ -41,7 +41,7 @@ func (d *Dir) Check(ctx context.Context, domain string) []error {
 	if err := checkDomainFile(path, info); err != nil {
 		errs = append(errs, err)
 	}
-	dom, rowErrs := decodeDomain(path, domain, data)
+	dom, rowErrs, _ := decodeDomain(path, domain, data)
 	errs = append(errs, rowErrs...)
 	for i := range dom.Keys {
 		if err := ctx.Err(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -215,38 +216,50 @@ type decoder struct {
 	path string
 	dom  *Domain
 	line int            // the current one, from 1
-	kind string         // of the present row: key, slot, event; empty above the first
-	rows []int          // line of each [[key]]
+	row  int            // the present row, counted from 1; 0 above the first
+	kind string         // of the present row: key, slot, event, or unknown; empty above the first
 	seen map[string]int // line of each setting of the present row
 	top  bool           // version was set
+
+	keys, slots, events []place // where each row of dom stands
+	strange             []place // rows of unknown kinds
+
 	errs []error
+	bad  map[int][]error // errs by row
 }
 
+// place is where a row stands in the file.
+type place struct{ row, line int }
+
+const unknownKind = "unknown"
+
 // decodeDomain reads the domain.toml at path, strictly, and reports every
-// problem with its line. The domain is usable only if there is none.
-func decodeDomain(path, name string, data []byte) (*Domain, []error) {
-	d := &decoder{path: path, dom: &Domain{Name: name}, seen: make(map[string]int)}
+// problem with its line. The domain is usable only if ok; then all problems are
+// within rows, which are not in the domain but among its Unreadable.
+func decodeDomain(path, name string, data []byte) (dom *Domain, errs []error, ok bool) {
+	d := &decoder{path: path, dom: &Domain{Name: name}, seen: make(map[string]int), bad: make(map[int][]error)}
 	if !utf8.Valid(data) {
 		d.fail("not UTF-8", "save it as UTF-8")
-		return d.dom, d.errs
+		return d.dom, d.errs, false
 	}
 	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
 	for line := range strings.SplitSeq(string(data), "\n") {
 		d.line++
 		d.decodeLine(strings.TrimSuffix(line, "\r"))
 	}
-	d.line = 0
+	d.row, d.line = 0, 0
 	if !d.top {
 		d.fail(`the setting "version" is missing`, `put "version = 1" at the top`)
 	}
-	if len(d.errs) == 0 {
-		d.checkRows()
-	}
-	return d.dom, d.errs
+	d.checkRows()
+	d.dropBadRows()
+	return d.dom, d.errs, len(d.bad[0]) == 0
 }
 
 func (d *decoder) fail(problem, repair string) {
-	d.errs = append(d.errs, &FileError{Path: d.path, Line: d.line, Problem: problem, Repair: repair})
+	err := &FileError{Path: d.path, Line: d.line, Problem: problem, Repair: repair}
+	d.errs = append(d.errs, err)
+	d.bad[d.row] = append(d.bad[d.row], err)
 }
 
 func (d *decoder) decodeLine(line string) {
@@ -266,25 +279,25 @@ func (d *decoder) decodeLine(line string) {
 func (d *decoder) decodeHeader(text string) {
 	header, comment, _ := strings.Cut(text, "#")
 	header = strings.Trim(header, " \t")
-	switch {
-	case strings.ContainsRune(comment, 0):
-		header = ""
-	case header == "[[key]]":
-		d.dom.Keys = append(d.dom.Keys, Key{})
-		d.rows = append(d.rows, d.line)
-	case header == "[[slot]]":
-		d.dom.Slots = append(d.dom.Slots, Slot{})
-	case header == "[[event]]":
-		d.dom.History = append(d.dom.History, Event{})
-	default:
+	if strings.ContainsRune(comment, 0) {
 		header = ""
 	}
-	if header == "" {
+	d.row++
+	here := place{d.row, d.line}
+	clear(d.seen)
+	switch header {
+	case "[[key]]":
+		d.dom.Keys, d.keys = append(d.dom.Keys, Key{}), append(d.keys, here)
+	case "[[slot]]":
+		d.dom.Slots, d.slots = append(d.dom.Slots, Slot{}), append(d.slots, here)
+	case "[[event]]":
+		d.dom.History, d.events = append(d.dom.History, Event{}), append(d.events, here)
+	default:
+		d.kind, d.strange = unknownKind, append(d.strange, here)
 		d.fail(fmt.Sprintf("unknown table %.40q", text), "a row begins with [[key]], [[slot]] or [[event]]; delete anything else")
 		return
 	}
 	d.kind = strings.Trim(header, "[]")
-	clear(d.seen)
 }
 
 // setter returns the function that sets a field of the present row, or nil, and
@@ -315,6 +328,9 @@ func (d *decoder) setVersion(value any) string {
 }
 
 func (d *decoder) decodeSetting(text string) {
+	if d.kind == unknownKind {
+		return // its header was reported
+	}
 	name, value, ok := strings.Cut(text, "=")
 	name, value = strings.Trim(name, " \t"), strings.Trim(value, " \t")
 	if !ok || value == "" {
@@ -365,29 +381,87 @@ func (d *decoder) unknown(name string, names []string) {
 	d.fail(fmt.Sprintf("unknown setting %.40q", name), repair)
 }
 
-// checkRows applies Validate row by row, so that each problem gets the line
-// its row begins in.
+// checkRows applies Validate to the rows that could be read, one by one, so that
+// each problem gets the line its row begins in. Of two rows for one selector
+// neither is good, as it is not known which one is meant.
 func (d *decoder) checkRows() {
-	first := make(map[string]int)
-	for i := range d.dom.Keys {
+	const repair = "correct the row, or restore the file from a backup"
+	first := make(map[string]place)
+	for i, at := range d.keys {
 		k := &d.dom.Keys[i]
-		d.line = d.rows[i]
-		if err := k.validate(d.dom.Name); err != nil {
-			repair := "correct the row, or restore the file from a backup"
+		d.row, d.line = at.row, at.line
+		if err := k.validate(d.dom.Name); err != nil && len(d.bad[d.row]) == 0 {
+			repair := repair
 			if len(k.Public) == 0 && k.State != Removed {
 				repair = "add its public key (waxseal key export --public prints it)"
 			}
 			d.fail(fmt.Sprintf("key %.40q: %v", k.Selector, err), repair)
 		}
-		if line := first[k.Selector]; line > 0 {
-			d.fail(fmt.Sprintf("key %q has a second row, the first is in line %d", k.Selector, line), "delete one of the two")
+		if before, twice := first[k.Selector]; twice && k.Selector != "" {
+			d.fail(fmt.Sprintf("key %.40q has a second row, the first is in line %d", k.Selector, before.line), "delete one of the two")
+			d.bad[before.row] = append(d.bad[before.row], d.errs[len(d.errs)-1])
+		} else {
+			first[k.Selector] = at
 		}
-		first[k.Selector] = d.line
 	}
-	d.line = 0
-	if err := d.dom.validateHistory(); err != nil {
-		d.fail(err.Error(), "correct it, or restore the file from a backup")
+	named := make(map[string]bool)
+	for i, at := range d.slots {
+		s := &d.dom.Slots[i]
+		d.row, d.line = at.row, at.line
+		if err := s.validate(); err != nil && len(d.bad[d.row]) == 0 {
+			d.fail(err.Error(), repair)
+		}
+		if named[s.Selector] && s.Selector != "" {
+			d.fail(fmt.Sprintf("slot %.40q has a second row", s.Selector), "delete one of the two")
+		}
+		named[s.Selector] = true
 	}
+	for i, at := range d.events {
+		d.row, d.line = at.row, at.line
+		if err := d.dom.History[i].validate(); err != nil && len(d.bad[d.row]) == 0 {
+			d.fail("event: "+err.Error(), repair)
+		}
+	}
+}
+
+// dropBadRows takes the rows with a problem out of the domain, and notes them.
+func (d *decoder) dropBadRows() {
+	note := func(row BadRow, at place) {
+		row.Err = errors.Join(d.bad[at.row]...)
+		d.dom.Unreadable = append(d.dom.Unreadable, row)
+	}
+	keys := d.dom.Keys
+	d.dom.Keys = nil
+	for i, at := range d.keys {
+		k := &keys[i]
+		if len(d.bad[at.row]) == 0 {
+			d.dom.Keys = append(d.dom.Keys, *k)
+			continue
+		}
+		row := BadRow{Selector: k.Selector, Active: k.State == Active || k.State == ""}
+		if ValidSelector(k.Selector) != nil {
+			row.Selector = ""
+		}
+		note(row, at)
+	}
+	for _, at := range d.strange {
+		note(BadRow{Active: true}, at) // the header of a key may have been garbled
+	}
+	d.dom.Slots = good(d, d.dom.Slots, d.slots, note)
+	d.dom.History = good(d, d.dom.History, d.events, note)
+}
+
+// good returns the rows without a problem.
+func good[Row any](d *decoder, rows []Row, places []place, note func(BadRow, place)) []Row {
+	var list []Row
+	for i, at := range places {
+		if len(d.bad[at.row]) == 0 {
+			list = append(list, rows[i])
+		} else {
+			note(BadRow{}, at)
+		}
+	}
+	return list
 }
 
 // tomlProblem is the library's message without the position, which counts from

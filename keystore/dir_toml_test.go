@@ -34,7 +34,7 @@ func TestDecodeDomainAcceptsWhatTOMLAllows(t *testing.T) {
 		"a blank in the stamp":  strings.Replace(plain, "22T10", "22 10", 1),
 		"settings in any order": "version = 3\n[[key]]\nnote = \"note #1\"\n" + goodRow[8:],
 	} {
-		got, errs := decodeDomain("domain.toml", "example.com", []byte(text))
+		got, errs, _ := decodeDomain("domain.toml", "example.com", []byte(text))
 		if len(errs) != 0 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, %v", what, got, errs)
 		}
@@ -102,7 +102,7 @@ func TestDecodeDomainNamesLineAndRemedy(t *testing.T) {
 	} {
 		at := strings.LastIndex(two, test.old)
 		text := two[:at] + test.new + two[at+len(test.old):]
-		_, errs := decodeDomain("/keys/example.com/domain.toml", "example.com", []byte(text))
+		_, errs, _ := decodeDomain("/keys/example.com/domain.toml", "example.com", []byte(text))
 		if test.problem == "" {
 			continue
 		}
@@ -129,7 +129,7 @@ func TestDecodeDomainNamesLineAndRemedy(t *testing.T) {
 
 func TestDecodeDomainReportsEveryProblem(t *testing.T) {
 	text := "version = 0\nfoo = 1\n[[key]]\nselector = 1\nstate = \"x\"\n[bar]\n"
-	_, errs := decodeDomain("f", "example.com", []byte(text))
+	_, errs, _ := decodeDomain("f", "example.com", []byte(text))
 	var lines []int
 	for _, err := range errs {
 		lines = append(lines, err.(*FileError).Line)
@@ -147,23 +147,29 @@ func FuzzDecodeDomain(f *testing.F) {
 	f.Add([]byte("version = \"\"\"\n3\"\"\"\n"))
 	f.Add([]byte("[[key]]\n[[key]]\n[key]\n[[key.x]]\nx\n=\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		d, errs := decodeDomain("f", "example.com", data)
+		d, errs, ok := decodeDomain("f", "example.com", data)
 		for _, err := range errs {
 			if e, ok := err.(*FileError); !ok || e.Problem == "" || e.Repair == "" {
 				t.Errorf("%#v has no remedy", err)
 			}
 		}
-		if len(errs) != 0 {
+		if !ok {
 			return
 		}
 		if err := d.Validate(); err != nil {
 			t.Fatalf("accepted, but: %v", err)
 		}
+		if (len(errs) != 0) != (d.Whole() != nil) {
+			t.Fatalf("problems %v, unreadable rows %v", errs, d.Unreadable)
+		}
+		if len(errs) != 0 {
+			return
+		}
 		written, err := encodeDomain(d)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, errs := decodeDomain("f", "example.com", written)
+		again, errs, _ := decodeDomain("f", "example.com", written)
 		if len(errs) != 0 || !reflect.DeepEqual(again, d) {
 			t.Fatalf("wrote\n%s\nread %+v, %v, want %+v", written, again, errs, d)
 		}
@@ -186,7 +192,7 @@ func FuzzEncodeDomain(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, errs := decodeDomain("f", "example.com", written)
+		got, errs, _ := decodeDomain("f", "example.com", written)
 		if len(errs) != 0 || !reflect.DeepEqual(got, d) {
 			t.Fatalf("wrote\n%s\nread %+v, %v, want %+v", written, got, errs, d)
 		}

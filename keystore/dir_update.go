@@ -268,7 +268,7 @@ func (u *update) writeDomain() error {
 	if err != nil {
 		return err
 	}
-	if _, errs := decodeDomain(tomlName, next.Name, data); len(errs) != 0 {
+	if _, errs, _ := decodeDomain(tomlName, next.Name, data); len(errs) != 0 {
 		return fmt.Errorf("cannot be written: %w", errors.Join(errs...))
 	}
 	if len(data) > maxDomainFile {

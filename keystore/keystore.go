@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -95,6 +96,31 @@ type Domain struct {
 
 	// History is what was done with the keys, oldest first. It only grows.
 	History []Event
+
+	// Unreadable are the rows that the store has of the domain and cannot read.
+	// The other keys sign all the same, but such a domain cannot be changed: see
+	// Whole.
+	Unreadable []BadRow
+}
+
+// BadRow is a row of a domain that cannot be read.
+type BadRow struct {
+	Selector string // of the key; empty if the row does not tell
+	Active   bool   // it is a key that signs, or might be one
+	Err      error  // what is wrong, and where
+}
+
+// Whole returns an error if the domain has rows that could not be read. No store
+// takes a change of it then, so that these are not lost.
+func (d *Domain) Whole() error {
+	if len(d.Unreadable) == 0 {
+		return nil
+	}
+	errs := make([]error, len(d.Unreadable))
+	for i, row := range d.Unreadable {
+		errs[i] = row.Err
+	}
+	return fmt.Errorf("%s has rows that cannot be read, so it is not changed: %w", d.Name, errors.Join(errs...))
 }
 
 // Slot is a selector whose record the owner of the zone has made a CNAME, once
@@ -169,7 +195,7 @@ type Store interface {
 	// Domain returns a copy that belongs to the caller. The error is
 	// ErrNotFound (wrapped) when the store has no such domain, which includes
 	// every name that ValidDomain refuses; any other error means that the
-	// store cannot tell.
+	// store cannot tell. A row that it cannot read is in Unreadable.
 	Domain(ctx context.Context, name string) (*Domain, error)
 
 	// Update writes d if the store still has d.Version of it, or has no such

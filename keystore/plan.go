@@ -95,9 +95,14 @@ func (s Step) String() string {
 // retired or revoked before its grace period; at most one key of a kind is
 // pending.
 //
+// A domain with rows that cannot be read has no steps: see Domain.Whole.
+//
 // The steps are to be taken in order, those that change the store on one Domain
 // and in one Update.
 func Plan(now time.Time, d *Domain, sights map[string]Sight, r Rules) []Step {
+	if d.Whole() != nil {
+		return nil
+	}
 	p := &plan{now: now, d: d, sights: sights, rules: r}
 	for i := range d.Keys {
 		k := &d.Keys[i]

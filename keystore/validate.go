@@ -40,11 +40,8 @@ func (d *Domain) Validate() error {
 func (d *Domain) validateHistory() error {
 	seen := make(map[string]bool, len(d.Slots))
 	for _, s := range d.Slots {
-		if err := ValidSelector(s.Selector); err != nil {
-			return fmt.Errorf("slot: %w", err)
-		}
-		if err := ValidDomain(s.Target); err != nil {
-			return fmt.Errorf("target of slot %s: %w", s.Selector, err)
+		if err := s.validate(); err != nil {
+			return err
 		}
 		if seen[s.Selector] {
 			return fmt.Errorf("slot %s: named twice", s.Selector)
@@ -55,6 +52,16 @@ func (d *Domain) validateHistory() error {
 		if err := d.History[i].validate(); err != nil {
 			return fmt.Errorf("event %d of the history: %w", i+1, err)
 		}
+	}
+	return nil
+}
+
+func (s *Slot) validate() error {
+	if err := ValidSelector(s.Selector); err != nil {
+		return fmt.Errorf("slot: %w", err)
+	}
+	if err := ValidDomain(s.Target); err != nil {
+		return fmt.Errorf("target of slot %s: %w", s.Selector, err)
 	}
 	return nil
 }
@@ -137,11 +144,16 @@ func validText(s string) error {
 
 // CheckUpdate reports why a store must not replace old by d, or nil. old is
 // nil when the domain is new. Every Store calls it inside Update, after the
-// versions matched: besides Validate it keeps a selector from ever naming two
-// different keys, a row from disappearing, a removed key from coming back, and
+// versions matched: besides Validate it keeps rows that cannot be read from
+// being lost, a selector from ever naming two different keys, a row from disappearing, a removed key from coming back, and
 // the history from losing anything. A slot whose key was removed may get
 // another, as Domain.Add allows it.
 func CheckUpdate(old, d *Domain) error {
+	for _, each := range []*Domain{old, d} {
+		if each != nil && each.Whole() != nil {
+			return each.Whole()
+		}
+	}
 	if err := d.Validate(); err != nil {
 		return err
 	}
