@@ -144,6 +144,7 @@ func FuzzDecodeDomain(f *testing.F) {
 	f.Add([]byte("version = 3\r\n[[key]]\r\nselector = 'x' # c\r\nstate = \"removed\"\r\nnote = \"\\u00e9\"\r\n"))
 	f.Add([]byte("\uFEFFversion = 0b1\n[[key]] # x\nremoved = 2026-01-01 10:00:00.5+01:00\n"))
 	f.Add([]byte("version = [[[[\n"))
+	f.Add([]byte("version = 3\n" + goodRow + "[[key]]\nselector = \"b\"\nstate = \"asleep\"\n[[slot]]\nx = 1\n[[event]]\n[x]\ny = 2\n" + goodRow))
 	f.Add([]byte("version = \"\"\"\n3\"\"\"\n"))
 	f.Add([]byte("[[key]]\n[[key]]\n[key]\n[[key.x]]\nx\n=\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -447,6 +447,41 @@ func TestABrokenKeyIsMadeUpForByAnRSAKey(t *testing.T) {
 	}
 }
 
+// A row that names selectors has nothing to do with the other keys of its domain.
+func TestABrokenKeyThatTheRowDoesNotNameIsOfNoConcern(t *testing.T) {
+	keyError := func(selector string) error {
+		return &keystore.KeyError{Domain: "example.com", Selector: selector, Err: errors.New("no key today")}
+	}
+	for _, c := range []struct {
+		name      string
+		selectors []string
+		broken    error
+		fields    int
+		cause     Cause
+	}{
+		{"another key is broken", []string{"ed"}, keyError("other"), 1, ""},
+		{"the key is broken, and Ed25519 alone is left", []string{"ed", "main"}, keyError("main"), 0, KeyUnusable},
+		{"the only key is broken", []string{"main"}, keyError("main"), 0, KeyUnusable},
+		{"another key is broken, and the row's does not exist", []string{"main"}, keyError("other"), 0, NoKey},
+		{"it is not known which key is broken", []string{"main"}, keyError(""), 0, KeyUnusable},
+		{"every key may sign", nil, keyError("other"), 0, KeyUnusable},
+	} {
+		s := startServer(t, Options{}, func(s *Settings) {
+			var err error
+			s.Rules, err = policy.New(policy.Options{Table: []policy.Row{{Domain: "example.com", Selectors: c.selectors}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Keys = &keys{domain: "example.com", signing: signingKeys()[1:], broken: []error{c.broken}}
+		})
+		r := s.postfixClient(t).mail(ordinary())
+		log := s.log.String()
+		if len(r.inserts) != c.fields || c.cause != "" && !strings.Contains(log, "cause="+string(c.cause)) || c.cause == "" && strings.Contains(log, "no key today") {
+			t.Errorf("%s: %v with %d fields, want %d\n%s", c.name, r.final, len(r.inserts), c.fields, log)
+		}
+	}
+}
+
 func TestKeysAreLoadedBesideTheBody(t *testing.T) {
 	s := startServer(t, Options{}, func(s *Settings) {
 		s.Keys = &keys{domain: "example.com", signing: signingKeys(), delay: 50 * time.Millisecond}

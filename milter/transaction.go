@@ -350,7 +350,7 @@ func (l *loaded) hasKeys(only string) bool {
 	if l.err != nil {
 		return !errors.Is(l.err, keystore.ErrNotFound)
 	}
-	return len(l.signing.Broken) > 0 || len(l.keys(only)) > 0
+	return len(l.broken(only)) > 0 || len(l.keys(only)) > 0
 }
 
 // keys returns the active keys that the candidate signs with.
@@ -360,11 +360,29 @@ func (l *loaded) keys(only string) []keystore.SigningKey {
 	}
 	var keys []keystore.SigningKey
 	for _, k := range l.signing.Keys {
-		if (only == "" || only == k.Selector) && (l.candidate.Selectors == nil || slices.Contains(l.candidate.Selectors, k.Selector)) {
+		if l.named(k.Selector, only) {
 			keys = append(keys, k)
 		}
 	}
 	return keys
+}
+
+// broken returns why active keys are missing that the candidate would sign with.
+// One of which the selector is not known may be any.
+func (l *loaded) broken(only string) []error {
+	var errs []error
+	for _, err := range l.signing.Broken {
+		var key *keystore.KeyError
+		if !errors.As(err, &key) || key.Selector == "" || l.named(key.Selector, only) {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// named says whether the candidate signs with the selector.
+func (l *loaded) named(selector, only string) bool {
+	return (only == "" || only == selector) && (l.candidate.Selectors == nil || slices.Contains(l.candidate.Selectors, selector))
 }
 
 // Write takes a piece of the body.
@@ -405,7 +423,7 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 	if err != nil {
 		return t.refuse(KeyUnusable, err.Error())
 	}
-	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, t.ready.signing.Broken
+	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, t.ready.broken(t.set.Selector)
 	t.result.RSA, t.result.Ed25519 = len(keys)-ed25519, ed25519
 	for _, k := range keys {
 		t.result.Selectors = append(t.result.Selectors, k.Selector)
@@ -448,11 +466,11 @@ func (t *Transaction) usable() bool {
 		t.refuse(StoreDown, l.err.Error())
 		return false
 	}
-	keys := l.keys(t.set.Selector)
+	keys, broken := l.keys(t.set.Selector), l.broken(t.set.Selector)
 	rsa := slices.ContainsFunc(keys, func(k keystore.SigningKey) bool { return k.Algorithm != keystore.Ed25519 })
 	switch {
-	case len(l.signing.Broken) > 0 && !rsa:
-		t.refuse(KeyUnusable, errors.Join(l.signing.Broken...).Error())
+	case len(broken) > 0 && !rsa:
+		t.refuse(KeyUnusable, errors.Join(broken...).Error())
 	case len(keys) > 0:
 		return true
 	case t.set.Selector != "":

@@ -207,7 +207,7 @@ func rowWarnings(ctx context.Context, store keystore.Store, config *decoded, fla
 		case errors.Is(err, keystore.ErrNotFound):
 			found = append(found, config.problem("row."+name+"."+key, fmt.Errorf("the keystore has no domain %s, so nothing signs such mail", domain),
 				fmt.Sprintf("make a key: waxseal key new %s%s", domain, flags)))
-		case err != nil: // which has been told
+		case err != nil, d.Whole() != nil: // which has been told
 		case len(row.Selectors) > 0 && !slices.ContainsFunc(row.Selectors, func(s string) bool {
 			k := d.Key(strings.ToLower(s))
 			return k != nil && k.State == keystore.Active
@@ -248,6 +248,7 @@ func keyWarnings(ctx context.Context, store keystore.Store, domain, flags string
 		}
 	}
 	switch {
+	case d.Whole() != nil: // it may have keys that Check has told of
 	case gone: // the domain is only remembered for its selectors
 	case active == 0:
 		found = append(found, withHint(fmt.Errorf("%s has no active key, so its mail leaves unsigned", domain), "activate one; \"waxseal key list %s%s\" has them all", domain, flags))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -286,6 +287,39 @@ func TestCheckFindsEverythingAtOnce(t *testing.T) {
 	}
 	// And the healthy one still signs.
 	c.ok(strings.Replace(testMail, "example.com", "d.example", 1), "sign")
+}
+
+func TestARowThatCannotBeReadIsToldAndKept(t *testing.T) {
+	c := newCLI(t)
+	c.ok("", "key import example.com s ../../testdata/keys/rsa-2048.pem")
+	c.ok("", "key activate example.com s --force --reason tested")
+	c.ok("", "key new example.com --algorithm ed25519 --selector bad")
+	path := filepath.Join(c.store, "example.com", "domain.toml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := strings.Replace(string(text), `state = "pending"`, `state = "pendng"`, 1)
+	if err := os.WriteFile(path, []byte(broken), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	place := path + ":" + strconv.Itoa(1+strings.Count(broken[:strings.Index(broken, "pendng")], "\n"))
+
+	c.fails("", "check", exitFailed, place, `"pending"`)
+	if r := c.run("", "check"); strings.Contains(r.stdout, "no active key") {
+		t.Errorf("check doubts what it cannot know:\n%s", r.stdout)
+	}
+	c.fails("", "key list", exitFailed, "example.com  s ", place)
+	c.fails("", "key show example.com bad", exitFailed, place)
+	c.ok("", "key show example.com s")
+	c.fails("", "dns show example.com", exitFailed, "s._domainkey.example.com", place)
+	c.fails("", "key new example.com", exitFailed, place)
+	c.fails("", "key new example.com --dry-run", exitFailed, place)
+	c.fails("", "key retire example.com s --force --reason x", exitFailed, place)
+	if after, _ := os.ReadFile(path); string(after) != broken {
+		t.Errorf("the file was changed:\n%s", after)
+	}
+	c.ok(testMail, "sign")
 }
 
 func TestCheckDoubtsRowsThatCannotSign(t *testing.T) {

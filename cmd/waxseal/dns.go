@@ -60,6 +60,9 @@ for web forms), strings (the value as quoted strings on one line), tsv
 				}
 				found, err := a.domainEntries(d, selector, o)
 				entries = append(entries, found...)
+				if err == nil {
+					err = d.Whole()
+				}
 				return err
 			})
 			if err != nil {

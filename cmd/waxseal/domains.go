@@ -53,6 +53,9 @@ func (a *app) findKey(ctx context.Context, args []string) (string, *keystore.Key
 		return "", nil, err
 	}
 	k := d.Key(selector)
+	if k == nil && d.Whole() != nil {
+		return "", nil, d.Whole()
+	}
 	if k == nil {
 		return "", nil, a.noSuchKey(domain, selector)
 	}

@@ -188,6 +188,9 @@ func (a *app) update(ctx context.Context, store keystore.Store, domain string, c
 		if err != nil {
 			return nil, err
 		}
+		if err := d.Whole(); err != nil {
+			return nil, err
+		}
 		if err := change(d); err != nil {
 			return nil, err
 		}
@@ -252,7 +255,7 @@ func (a *app) keyListCommand() *cobra.Command {
 				for i := range d.Keys {
 					rows = append(rows, newKeyRow(d.Name, &d.Keys[i]))
 				}
-				return nil
+				return d.Whole()
 			})
 			if err != nil {
 				return err

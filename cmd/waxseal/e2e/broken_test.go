@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -15,7 +16,7 @@ import (
 func TestOneBrokenDomainHarmsNoOther(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	keys := newKeystore(t, dir, "healthy.example", "garbled.example", "missing.example", "toml.example")
+	keys := newKeystore(t, dir, "healthy.example", "garbled.example", "missing.example", "toml.example", "row.example")
 	pem := func(domain string) string {
 		files, err := filepath.Glob(filepath.Join(keys.dir, domain, "*.pem"))
 		if err != nil || len(files) != 2 {
@@ -43,6 +44,16 @@ func TestOneBrokenDomainHarmsNoOther(t *testing.T) {
 		}
 	}
 	writeFile(t, broken["toml.example"], "version = 2\n[[key]\n", 0o644)
+
+	// One row of a domain is broken, and its other key signs.
+	row := filepath.Join(keys.dir, "row.example", "domain.toml")
+	text, err := os.ReadFile(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := strings.LastIndex(string(text), `state = "active"`)
+	writeFile(t, row, string(text[:at])+`state = "aktive"`+string(text[at+len(`state = "active"`):]), 0o644)
+	rowLine := fmt.Sprintf("%s:%d", row, 1+strings.Count(string(text[:at]), "\n"))
 
 	run := filepath.Join(dir, "run", "milter.sock")
 	base := fmt.Sprintf("[keystore]\nurl = %q\n[listen.milter]\naddress = \"unix:%s\"\n", "dir:"+keys.dir, run)
@@ -82,6 +93,12 @@ key_unusable = "reject"
 			writeFile(t, config, base+each.config, 0o644)
 			d.reload(t)
 			checkSigns(t, keys, "unix:"+run, "healthy.example")
+			if got := judge(t, "unix:"+run, facts{}, by("ann@row.example"), "Hello.\r\n"); strings.Count(got.top, "DKIM-Signature:") != 1 || !strings.Contains(got.top, "a=rsa-sha256") {
+				t.Errorf("row.example: %v, want the signature of its RSA key", got)
+			}
+			eventually(t, "the log tells of "+rowLine, func() bool {
+				return matches(d.log.String(), `level=WARN msg=signed .*author=row\.example .*`+regexp.QuoteMeta(rowLine))
+			})
 			for domain, reply := range each.want {
 				got := judge(t, "unix:"+run, facts{}, by("ann@"+domain), "Hello.\r\n")
 				if got.top != "" || !strings.HasPrefix(got.reply, reply) || (reply == "") != (got.reply == "") {
@@ -101,10 +118,11 @@ key_unusable = "reject"
 			Findings []struct{ Severity, Problem, Remedy string }
 			Domains  int
 		}
-		if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Domains != 4 {
+		if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Domains != 5 {
 			t.Fatalf("exit status %d, %d domains, %v\n%s%s", code, report.Domains, err, stdout, stderr)
 		}
-		remedies := map[string]string{"garbled.example": "replace it", "missing.example": "restore it", "toml.example": "a row begins with"}
+		remedies := map[string]string{"garbled.example": "replace it", "missing.example": "restore it", "toml.example": "a row begins with", "row.example": "want one of"}
+		broken["row.example"] = rowLine
 		for domain, path := range broken {
 			found := false
 			for _, f := range report.Findings {
