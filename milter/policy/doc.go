@@ -60,15 +60,16 @@
 // is a login without a domain as well. Where the password check ignores what
 // stands behind the @ of a login, that can be kept from counting.
 //
-// Rows let a login, all logins of a domain, or all logins, sign for more: for
-// domains, for what is below these where the row says so, for single addresses,
-// or for any domain. A row names a login as the MTA does: a row for ann is not
-// about ann@mx.example.org. Where addresses are named, all those of the author
-// have to be. Who has logged in is held to this, whatever rule made the mail
-// ours. Mail without a login may sign for any domain. If there are rows for its
-// client's certificate or network, it may sign for what they name only, and the
-// smallest network counts. Logins and addresses are compared without regard to
-// upper and lower case. Permission can be switched off.
+// Grants let a login, all logins of a domain, or all logins, sign for more: for
+// domains, for what is below these where the grant says so, for single
+// addresses, or for any domain. Grants and rows name a login as the MTA does:
+// one for ann is not about ann@mx.example.org. Where addresses are named, all
+// those of the author have to be. Who has logged in is held to this, whatever
+// rule made the mail ours. Mail without a login may sign for any domain. If
+// there are grants for its client's certificate or network, it may sign for
+// what they name only, and the smallest network counts. Logins and addresses
+// are compared without regard to upper and lower case. Permission can be
+// switched off.
 //
 // # The selector table
 //

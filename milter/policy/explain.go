@@ -170,14 +170,14 @@ func (e *explanation) permission() {
 		e.add(StagePermission, "own domain", true, who+" may sign for its own domain, "+a.domain, "")
 	case p.why == permitDomain:
 		e.add(StagePermission, "login domains", true, who+" has no domain of its own, and may sign for "+a.domain, "")
-	case p.why == permitRow && l.name != "":
-		e.add(StagePermission, p.row, true, who+" may sign for "+a.domain+" by "+p.row, "")
-	case p.why == permitRow:
-		e.add(StagePermission, p.row, true, p.subject.name+" may sign for "+a.domain+" by "+p.row, "")
+	case p.why == permitGrant && l.name != "":
+		e.add(StagePermission, p.grant, true, who+" may sign for "+a.domain+" by "+p.grant, "")
+	case p.why == permitGrant:
+		e.add(StagePermission, p.grant, true, p.subject.name+" may sign for "+a.domain+" by "+p.grant, "")
 	case p.why == permitAny:
-		e.add(StagePermission, "no login", true, who+" may sign for any domain, since no permission row is about its client", "")
+		e.add(StagePermission, "no login", true, who+" may sign for any domain, since no grant is about its client", "")
 	default:
-		e.add(StagePermission, "none", false, e.rules.permission.denied(e.c, l, a, p), "add a permission row")
+		e.add(StagePermission, "none", false, e.rules.permission.denied(e.c, l, a, p), "add a grant")
 		if e.p.match.allows() {
 			e.add(StagePermission, e.p.match.row.name, true, "the row lets the login sign as "+e.p.match.row.SignAs+", whatever the author domain is", "")
 		}
@@ -187,7 +187,7 @@ func (e *explanation) permission() {
 func (e *explanation) signing() {
 	if e.p.dropped != "" {
 		why := "a signature of " + e.p.dropped + " might count for the From field: " + e.rules.permission.denied(e.c, e.p.login, e.p.from, e.p.permitFrom)
-		e.add(StagePermission, fieldFrom, false, why, "add a permission row")
+		e.add(StagePermission, fieldFrom, false, why, "add a grant")
 	}
 	for i, c := range e.d.Candidates {
 		var b strings.Builder

@@ -94,7 +94,7 @@ yes author: From: names example.net
 no  table: login: no row for login "ann" [add a row for it]
 no  table: address: no row for an address in the From field [add a row for it]
 yes table: row 1 (domain example.net): the most specific row
-no  permission: none: login "ann" may not sign for example.net: it has no domain of its own, so it may for mx.example.org, example.org, and no permission row names more for it; add one [add a permission row]
+no  permission: none: login "ann" may not sign for example.net: it has no domain of its own, so it may for mx.example.org, example.org, and no grant names more for it; add one [add a grant]
 `},
 		{"an excluded login", Options{Table: []Row{{Login: "scanner", Disabled: true}}}, stranger, by("scanner", "x@example.net"), `
 yes origin: login: authenticated login "scanner"
@@ -105,7 +105,7 @@ yes table: row 1 (login scanner): row 1 (login scanner) is switched off [switch 
 yes origin: login: authenticated login "news"
 yes author: From: names example.net
 yes table: row 1 (login news): the most specific row
-no  permission: none: login "news" may not sign for example.net: it has no domain of its own, so it may for mx.example.org, example.org, and no permission row names more for it; add one [add a permission row]
+no  permission: none: login "news" may not sign for example.net: it has no domain of its own, so it may for mx.example.org, example.org, and no grant names more for it; add one [add a grant]
 yes permission: row 1 (login news): the row lets the login sign as esp.example, whatever the author domain is
 yes signing: esp.example: the one domain that may sign, with selector a or b, for identity @esp.example; DMARC does not count it for example.net
 `},
@@ -119,7 +119,7 @@ no  table: address: no row for an address in the List-Id field [add a row for it
 no  table: domain: no row for domain lists.example [add a row for it]
 no  table: parent domain: no row for a domain above lists.example that extends to what is below it [add a row with subdomains]
 yes table: row 1 (all other mail): the most specific row
-yes permission: no login: mail without a login may sign for any domain, since no permission row is about its client
+yes permission: no login: mail without a login may sign for any domain, since no grant is about its client
 yes signing: lists.example: signs if it has keys; DMARC does not count it for example.org
 yes signing: hoster.example: signs where lists.example has no keys; DMARC does not count it for example.org
 `},
@@ -133,7 +133,7 @@ no  table: parent domain: no row for a domain above example.net that extends to 
 no  table: all other mail: no row for it [add a row for domain "*"]
 yes table: none: example.net has no row, so it signs for itself
 yes permission: own domain: login "ann@example.net" may sign for its own domain, example.net
-no  permission: From: a signature of example.net might count for the From field: login "ann@example.net" may not sign for a.example.net: it may for its own domain, example.net, and no permission row names more for it; add one [add a permission row]
+no  permission: From: a signature of example.net might count for the From field: login "ann@example.net" may not sign for a.example.net: it may for its own domain, example.net, and no grant names more for it; add one [add a grant]
 `},
 	} {
 		_, got := mustOptions(t, row.options).Explain(row.conn, row.message)

@@ -15,7 +15,7 @@ func TestRowsAreCalledByTheirNames(t *testing.T) {
 		Permission: PermissionOptions{Grants: []Grant{{Name: "carl", Login: "carl"}}},
 	})
 	checkErrors(t, err, []string{
-		"Permission.Grants[0]	permission row carl: nothing is allowed; name domains or addresses, or let it be any domain",
+		"Permission.Grants[0]	grant carl: nothing is allowed; name domains or addresses, or let it be any domain",
 		"Table[1]	row new: domain example.org has row old already; merge the two",
 		`Table[2]	row "a\nb": domain name "a b": character ' ' is not a letter, digit or hyphen`,
 	})
@@ -45,13 +45,13 @@ func TestRowsAreCalledByTheirNames(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ login, from, want string }{
-		{"boss", "ann@example.org", "permission row any"},
-		{"carl", "ann@example.org", "permission row domain"},
-		{"dave", "ann@example.org", "permission row below"},
-		{"dave", "ann@a.example.org", "permission row below"},
-		{"emil", "news@example.org", "permission row addresses"},
-		{"", "ann@example.org", "permission row office"},
-		{"fred", "ann@example.org", "permission row 6"},
+		{"boss", "ann@example.org", "grant any"},
+		{"carl", "ann@example.org", "grant domain"},
+		{"dave", "ann@example.org", "grant below"},
+		{"dave", "ann@a.example.org", "grant below"},
+		{"emil", "news@example.org", "grant addresses"},
+		{"", "ann@example.org", "grant office"},
+		{"fred", "ann@example.org", "grant 6"},
 	} {
 		_, list := r.Explain(client("127.0.0.1"), by(c.login, c.from))
 		if got := steps(list); !strings.Contains(got, "yes permission: "+c.want+": ") {

@@ -21,7 +21,7 @@ type PermissionOptions struct {
 	// that only LoginDomains and Grants count. It is needed where the password
 	// check ignores what stands behind the @ of a login, as Cyrus saslauthd
 	// does without its option -r: whoever has the password of ann may log in
-	// as ann@anything there. Rows for all logins of a domain are of no use then.
+	// as ann@anything there. Grants for all logins of a domain are of no use then.
 	NoOwnDomain bool
 
 	// LoginDomains are the domains that logins without a domain of their own
@@ -31,18 +31,18 @@ type PermissionOptions struct {
 	// customers have such logins and the server's own domain is not theirs.
 	LoginDomains []string
 
-	// Grants are the rows of the permission table.
+	// Grants let them sign for more.
 	Grants []Grant
 }
 
-// Grant is a row of the permission table: who, and what they may sign for. Rows
-// with the same who add up.
+// Grant is a permission: who, and what they may sign for. Grants with the same
+// who add up.
 //
-// A row for a login adds to what the login may anyway. A row for a network or a
+// A grant for a login adds to what the login may anyway. A grant for a network or a
 // certificate takes away: mail from there that has no login may otherwise sign
-// for any domain, and then for those of its rows only.
+// for any domain, and then for those of its grants only.
 type Grant struct {
-	// Name is what the row is called in errors and explanations, such as that
+	// Name is what the grant is called in errors and explanations, such as that
 	// of its table in a file. Empty means its number.
 	Name string
 
@@ -149,18 +149,18 @@ type permission struct {
 	serverDomains  bool            // LoginDomains are the mail server's own
 	loginDomains   map[string]bool // otherwise
 
-	// Who the rows are about, and the row that lets them sign for any domain;
+	// Who the grants are about, and the grant that lets them sign for any domain;
 	// empty if none does.
 	subjects     map[subject]string
 	networks     networks
 	certificates map[Certificate]string // → name
 
 	domains    map[grantDomain]granted
-	subdomains bool // whether any row means what is below its domains, too
+	subdomains bool // whether any grant means what is below its domains, too
 	addresses  map[grantAddress]string
 }
 
-// subject is who rows are about. No login can be named so that it passes for a
+// subject is who grants are about. No login can be named so that it passes for a
 // network.
 type subject struct {
 	kind subjectKind
@@ -181,9 +181,9 @@ type grantDomain struct {
 	domain  string
 }
 
-// granted are the rows that name a domain: any, and one that means what is
+// granted are the grants that name a domain: any, and one that means what is
 // below it, too.
-type granted struct{ row, below string }
+type granted struct{ grant, below string }
 
 type grantAddress struct {
 	subject subject
@@ -207,14 +207,14 @@ func newPermission(o PermissionOptions) (permission, error) {
 		p.loginDomains[d] = true
 	}
 	for i, g := range o.Grants {
-		row := called("permission row", g.Name, i+1)
-		bad = append(bad, optionErrors(fmt.Sprintf("Permission.Grants[%d]", i), row, p.add(g, row)))
+		grant := called("grant", g.Name, i+1)
+		bad = append(bad, optionErrors(fmt.Sprintf("Permission.Grants[%d]", i), grant, p.add(g, grant)))
 	}
 	return p, errors.Join(bad...)
 }
 
-// add notes a row by what it is called.
-func (p *permission) add(g Grant, row string) error {
+// add notes a grant by what it is called.
+func (p *permission) add(g Grant, grant string) error {
 	var bad []error
 	who, err := p.subject(g)
 	bad = append(bad, err)
@@ -224,19 +224,19 @@ func (p *permission) add(g Grant, row string) error {
 	if g.Subdomains && len(g.Domains) == 0 {
 		bad = append(bad, errors.New("subdomains of no domain; name the domains"))
 	}
-	any := ""
+	anyDomain := ""
 	if g.AnyDomain {
-		any = row
+		anyDomain = grant
 	}
-	p.subjects[who] = cmp.Or(p.subjects[who], any)
+	p.subjects[who] = cmp.Or(p.subjects[who], anyDomain)
 	for _, name := range g.Domains {
 		d, err := Domain(name)
 		bad = append(bad, err)
 		key := grantDomain{who, d}
 		have := p.domains[key]
-		have.row = cmp.Or(have.row, row)
+		have.grant = cmp.Or(have.grant, grant)
 		if g.Subdomains {
-			have.below = cmp.Or(have.below, row)
+			have.below = cmp.Or(have.below, grant)
 			p.subdomains = true
 		}
 		p.domains[key] = have
@@ -244,12 +244,12 @@ func (p *permission) add(g Grant, row string) error {
 	for _, s := range g.Addresses {
 		a, err := newAddress(s)
 		bad = append(bad, err)
-		p.addresses[grantAddress{who, a}] = cmp.Or(p.addresses[grantAddress{who, a}], row)
+		p.addresses[grantAddress{who, a}] = cmp.Or(p.addresses[grantAddress{who, a}], grant)
 	}
 	return errors.Join(bad...)
 }
 
-// subject returns who a row is about.
+// subject returns who a grant is about.
 func (p *permission) subject(g Grant) (subject, error) {
 	count := 0
 	for _, given := range []bool{g.Login != "", g.Network != "", g.Certificate != Certificate{}} {
@@ -284,11 +284,11 @@ type permit struct {
 	ok  bool
 	why permitReason
 
-	// subject is whose rows were asked, for a client without a login.
+	// subject is whose grants were asked, for a client without a login.
 	subject subject
 
-	// row is what the row is called that gives permission; of several, one.
-	row string
+	// grant is what the grant is called that gives permission; of several, one.
+	grant string
 }
 
 type permitReason uint8
@@ -298,8 +298,8 @@ const (
 	permitOff                 // permission is off
 	permitOwn                 // the login's own domain
 	permitDomain              // a domain for logins without one
-	permitRow                 // a row
-	permitAny                 // no login, and no row for the client
+	permitGrant               // a grant
+	permitAny                 // no login, and no grant for the client
 )
 
 // check says whether the sender may sign for the author.
@@ -312,8 +312,8 @@ func (p *permission) check(c *Connection, l login, a author) permit {
 		if who.kind == noSubject {
 			return permit{ok: true, why: permitAny}
 		}
-		if row := p.allows([]subject{who}, a); row != "" {
-			return permit{true, permitRow, who, row}
+		if grant := p.allows([]subject{who}, a); grant != "" {
+			return permit{true, permitGrant, who, grant}
 		}
 		return permit{subject: who}
 	case p.ownDomain && l.own == a.domain:
@@ -328,14 +328,14 @@ func (p *permission) check(c *Connection, l login, a author) permit {
 			who[n] = subject{loginSubject, l.key[len(l.key)-len(l.own)-1:]} // "@" and domain
 			n++
 		}
-		if row := p.allows(who[:n], a); row != "" {
-			return permit{ok: true, why: permitRow, row: row}
+		if grant := p.allows(who[:n], a); grant != "" {
+			return permit{ok: true, why: permitGrant, grant: grant}
 		}
 	}
 	return permit{}
 }
 
-// client returns whose rows a client without a login has to keep to.
+// client returns whose grants a client without a login has to keep to.
 func (p *permission) client(c *Connection) subject {
 	if len(p.certificates) > 0 {
 		if names, verified := c.certificate(); verified {
@@ -388,15 +388,15 @@ func parent(d string) string {
 	return up
 }
 
-// allows returns the row of these subjects that allows the author; where
-// several addresses take several rows, that for the first. Empty means none.
+// allows returns the grant of these subjects that allows the author; where
+// several addresses take several grants, that for the first. Empty means none.
 func (p *permission) allows(subjects []subject, a author) string {
 	for _, s := range subjects {
-		if row := p.subjects[s]; row != "" {
-			return row
+		if grant := p.subjects[s]; grant != "" {
+			return grant
 		}
 		if have, ok := p.domains[grantDomain{s, a.domain}]; ok {
-			return have.row
+			return have.grant
 		}
 		if !p.subdomains {
 			continue
@@ -412,14 +412,14 @@ func (p *permission) allows(subjects []subject, a author) string {
 	}
 	first := ""
 	for _, local := range a.locals {
-		key, row := address{localKey(local), a.domain}, ""
+		key, grant := address{localKey(local), a.domain}, ""
 		for _, s := range subjects {
-			row = cmp.Or(row, p.addresses[grantAddress{s, key}])
+			grant = cmp.Or(grant, p.addresses[grantAddress{s, key}])
 		}
-		if row == "" {
+		if grant == "" {
 			return ""
 		}
-		first = cmp.Or(first, row)
+		first = cmp.Or(first, grant)
 	}
 	return first
 }
@@ -429,7 +429,7 @@ func (p *permission) allows(subjects []subject, a author) string {
 func (p *permission) denied(c *Connection, l login, a author, answer permit) string {
 	if l.name == "" {
 		client := appendClient(nil, c, "")
-		return fmt.Sprintf("%s may not sign for %s: %s has permission rows, and none names it; add one", client, a.domain, answer.subject.name)
+		return fmt.Sprintf("%s may not sign for %s: %s has grants, and none names it; add one", client, a.domain, answer.subject.name)
 	}
 	var may string
 	switch domains := p.loginDomainsOf(c); {
@@ -444,10 +444,10 @@ func (p *permission) denied(c *Connection, l login, a author, answer permit) str
 	default:
 		may = "it has no domain of its own, so it may for " + strings.Join(domains, ", ")
 	}
-	return fmt.Sprintf("login %s may not sign for %s: %s, and no permission row names more for it%s; add one", quote(l.name), a.domain, may, p.nearMiss(c, l))
+	return fmt.Sprintf("login %s may not sign for %s: %s, and no grant names more for it%s; add one", quote(l.name), a.domain, may, p.nearMiss(c, l))
 }
 
-// nearMiss tells of rows for the same login with the mail server's name behind
+// nearMiss tells of grants for the same login with the mail server's name behind
 // it, or without. Whether the MTA has that name there is a matter of its
 // password check, and the two could be different people.
 func (p *permission) nearMiss(c *Connection, l login) string {

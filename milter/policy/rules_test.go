@@ -116,12 +116,12 @@ var sentenceRows = func() []sentenceRow {
 		s32 = "A list of login domains takes the place of that."
 		s33 = "A login that ends in @ and the mail server's name, or in @ and no domain name, is a login without a domain as well."
 		s34 = "Where the password check ignores what stands behind the @ of a login, that can be kept from counting."
-		s35 = "Rows let a login, all logins of a domain, or all logins, sign for more: for domains, for what is below these where the row says so, for single addresses, or for any domain."
-		s42 = "A row names a login as the MTA does: a row for ann is not about ann@mx.example.org."
+		s35 = "Grants let a login, all logins of a domain, or all logins, sign for more: for domains, for what is below these where the grant says so, for single addresses, or for any domain."
+		s42 = "Grants and rows name a login as the MTA does: one for ann is not about ann@mx.example.org."
 		s36 = "Where addresses are named, all those of the author have to be."
 		s37 = "Who has logged in is held to this, whatever rule made the mail ours."
 		s38 = "Mail without a login may sign for any domain."
-		s39 = "If there are rows for its client's certificate or network, it may sign for what they name only, and the smallest network counts."
+		s39 = "If there are grants for its client's certificate or network, it may sign for what they name only, and the smallest network counts."
 		s40 = "Logins and addresses are compared without regard to upper and lower case."
 		s41 = "Permission can be switched off."
 
@@ -194,7 +194,7 @@ var sentenceRows = func() []sentenceRow {
 		{s05, "by the sendmail command", Options{}, local, ann, "example.org"},
 		{s06, "not a listed one", origin(OriginOptions{NoLocal: true}), local, ann, "not ours"},
 		{s06, "nor a skipped one", origin(OriginOptions{SkipNetworks: []string{"127.0.0.0/8"}}), local, ann, "example.org"},
-		{s06, "nor one with a permission row", grants(Grant{Network: "127.0.0.0/8", Domains: []string{"example.net"}}), local, ann, "example.org"},
+		{s06, "nor one with a grant", grants(Grant{Network: "127.0.0.0/8", Domains: []string{"example.net"}}), local, ann, "example.org"},
 		{s07, "IPv4 loopback", Options{}, loopback, ann, "example.org"},
 		{s07, "IPv6 loopback", Options{}, at("::1"), ann, "example.org"},
 		{s07, "a listed network", origin(OriginOptions{Networks: []string{"203.0.113.0/24"}}), stranger, ann, "example.org"},

@@ -447,7 +447,7 @@ func (t *table) warnings(rows []Row) []error {
 			found = append(found, &OptionError{fmt.Sprintf("Table[%d]", i), called("row", r.Name, i+1), fmt.Errorf(format, args...)})
 		}
 		if r.Expiry > 0 && r.Expiry < shortExpiry {
-			warn("expiry %v: mail that waits in a queue for five days arrives with an expired signature; use 6 days or more, or leave it out", r.Expiry)
+			warn("expiry of %.3g days: mail that waits in a queue for five days arrives with an expired signature; use 6 days or more, or leave it out", r.Expiry.Hours()/24)
 		}
 		as, err := Domain(r.SignAs)
 		if err != nil || r.Disabled {

@@ -122,8 +122,8 @@ func TestNewNamesEveryWrongOption(t *testing.T) {
 		`Listeners[relay].Macros	listener relay: macro "": want a name such as {auth_type}, without blanks and dollar signs`,
 		"Listeners[smtp].Networks	listener smtp: networks 0.0.0.0/0 hold 100 % of the IPv4 Internet: anybody there would get a signature; list the networks that are yours, or allow the whole Internet explicitly",
 		`AuthorFields	author field "X-Sender": only Sender, Resent-From, Resent-Sender, List-Id, List-Post and List-Owner can stand for From`,
-		"Permission.Grants[0]	permission row 1: want one of a login, a network and a certificate to say who is meant",
-		"Permission.Grants[0]	permission row 1: nothing is allowed; name domains or addresses, or let it be any domain",
+		"Permission.Grants[0]	grant 1: want one of a login, a network and a certificate to say who is meant",
+		"Permission.Grants[0]	grant 1: nothing is allowed; name domains or addresses, or let it be any domain",
 		`Table[0]	row 1: want one of a login, an address and a domain to say what the row is about; the domain "*" is all other mail`,
 	})
 }
@@ -227,7 +227,7 @@ func TestWarnings(t *testing.T) {
 		got = append(got, option.Option+"\t"+err.Error())
 	}
 	want := []string{
-		"Table[0]	row 1: expiry 120h0m0s: mail that waits in a queue for five days arrives with an expired signature; use 6 days or more, or leave it out",
+		"Table[0]	row 1: expiry of 5 days: mail that waits in a queue for five days arrives with an expired signature; use 6 days or more, or leave it out",
 		"Table[2]	row 3: signs mail of b.example.org as example.net, which DMARC does not count for it",
 		"Table[4]	row 5: signs mail of any domain as example.net, which DMARC does not count for authors of other domains",
 		"Table[5]	row 6: signs mail of any domain as example.net, which DMARC does not count for authors of other domains",
@@ -250,7 +250,7 @@ func TestMacrosAreThoseThatRulesName(t *testing.T) {
 		{"by default", Options{}, nil},
 		{"a certificate", Options{Origin: OriginOptions{Certificates: []Certificate{{Subject: "x"}}}}, names},
 		{"any certificate, of a listener", Options{Listeners: map[string]OriginOptions{"smtp": {AnyCertificate: true}}}, names},
-		{"a permission row for a certificate", Options{Permission: PermissionOptions{Grants: []Grant{{Certificate: Certificate{Subject: "x"}, AnyDomain: true}}}}, names},
+		{"a grant for a certificate", Options{Permission: PermissionOptions{Grants: []Grant{{Certificate: Certificate{Subject: "x"}, AnyDomain: true}}}}, names},
 		{"macros", Options{Origin: OriginOptions{Macros: []Macro{{Name: "{auth_type}"}, {Name: "auth_ssf"}, {Name: "z"}, {Name: "{z}"}}}}, []string{"z", "{auth_ssf}", "{auth_type}"}},
 	} {
 		if got := mustOptions(t, row.options).Macros(); !reflect.DeepEqual(got, row.want) {
@@ -259,7 +259,7 @@ func TestMacrosAreThoseThatRulesName(t *testing.T) {
 	}
 }
 
-// manyRows is a table of n rows of all kinds, and permission rows for its
+// manyRows is a table of n rows of all kinds, and grants for its
 // logins.
 func manyRows(n int) Options {
 	o := Options{}
