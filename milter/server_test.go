@@ -699,3 +699,27 @@ func TestPipelinedMessagesOfManySizes(t *testing.T) {
 		}
 	}
 }
+
+// What an MTA has told of a client's certificate says nothing of the next one,
+// though that has not said HELO yet.
+func TestACertificateIsForgottenWithItsClient(t *testing.T) {
+	s := startServer(t, Options{}, func(s *Settings) {
+		var err error
+		s.Rules, err = policy.New(policy.Options{Origin: policy.OriginOptions{AnyCertificate: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	m := dialMTA(t, s.address, postfix)
+	m.connect("mail.example.org", "192.0.2.7", 40000, "mx.example.com", "Postfix 3.7.11")
+	m.macros('H', "{cert_subject}", "relay", "{cert_issuer}", "our CA")
+	m.ask('H', cstrings("mail.example.org"), noHeloReply)
+	if r := m.mail(ordinary()); len(r.inserts) != 2 {
+		t.Fatalf("with a certificate: %v with %d fields, want 2", r.final, len(r.inserts))
+	}
+	m.macros('C', "v", "Postfix 3.7.11")
+	m.ask('C', append(append(cstrings("other.example.org"), '4', 0, 25), cstrings("192.0.2.8")...), noConnReply)
+	if r := m.mail(ordinary()); r.stage != 'M' {
+		t.Errorf("the next client has the certificate of the one before: answered at %c with %d fields", r.stage, len(r.inserts))
+	}
+}

@@ -111,7 +111,7 @@ func (s *session) NewConnection(gomilter.Modifier) (err error) {
 
 func (s *session) Connect(host, family string, port uint16, address string, m gomilter.Modifier) (_ *gomilter.Response, err error) {
 	defer s.recovered(&err)
-	s.client = policy.Connection{Listener: s.listener}
+	s.client, s.tls = policy.Connection{Listener: s.listener}, nil
 	if family == "unknown" || family == "unix" {
 		// Postfix says so too of a client whose address it was not told, and
 		// then calls the host unknown.

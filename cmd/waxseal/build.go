@@ -170,6 +170,10 @@ func warnings(d *decoded) problems {
 				"use 0660 and the group of the mail server"))
 		}
 	}
+	for _, name := range d.unused {
+		found = append(found, d.problem("listen."+name+".origin", errors.New("these rules are for no mail, as --listen has replaced the listener"),
+			"give its address to --listen, or leave --listen out"))
+	}
 	if !anyRule(d) {
 		found = append(found, d.problem("origin", errors.New("all rules are off, so nothing is ever signed"), "switch at least one on"))
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +104,37 @@ all = true
 	}
 	if got := s.Rules.Origin(policy.Connection{Listener: "other"}, ""); got.Ours {
 		t.Errorf("another listener: %+v", got)
+	}
+}
+
+// A flag says where to listen; whom to trust there is not its business.
+func TestListenFlagsKeepTheRulesOfTheListenersAddress(t *testing.T) {
+	for address, trusted := range map[string]bool{"unix:/relay": false, "local:/relay": false, "unix:/other": true} {
+		for _, name := range []string{"relay", "milter"} {
+			testListenFlag(t, address, name, trusted)
+		}
+	}
+}
+
+func testListenFlag(t *testing.T, address, configured string, trusted bool) {
+	t.Helper()
+	a := &app{configFile: writeFile(t, "waxseal.toml", fmt.Sprintf(
+		"[listen.%s]\naddress = \"unix:/relay\"\nmode = \"0600\"\n[listen.%[1]s.origin]\nnetworks = [\"192.0.2.0/24\"]\n", configured))}
+	d, err := a.serveConfig([]string{address}, "")
+	must(t, err)
+	settings, err := buildSettings(d)
+	must(t, err)
+	if len(d.Listen) != 1 {
+		t.Fatalf("%s: %d listeners", address, len(d.Listen))
+	}
+	name := sortedKeys(d.Listen)[0]
+	got := settings.Rules.Origin(policy.Connection{Listener: name, Client: netip.MustParseAddr("127.0.0.1")}, "").Ours
+	if got != trusted || (d.Listen[name].Mode == 0o600) == trusted {
+		t.Errorf("--listen %s: listener %s trusts loopback: %t, mode %v", address, name, got, d.Listen[name].Mode)
+	}
+	doubts := warnings(d).Error()
+	if strings.Contains(doubts, "listen."+configured) != trusted {
+		t.Errorf("--listen %s: %s", address, doubts)
 	}
 }
 

@@ -62,6 +62,8 @@ type decoded struct {
 	file  string
 	lines map[string]int    // dotted key → line, for what is in the file
 	flags map[string]string // dotted key → the flag that set it
+
+	unused []string // listeners with rules of their own that a flag has replaced
 }
 
 // problem makes an error about a setting. It tells where that comes from: the

@@ -34,7 +34,8 @@ way and exit. Sockets that systemd hands over are served in place of the
 listener of the same name or address.
 
 Addresses are unix:PATH, inet:HOST:PORT and inet6:[HOST]:PORT, also in
-Sendmail's spelling local:PATH and inet:PORT@HOST. Flags win over the file.
+Sendmail's spelling local:PATH and inet:PORT@HOST. Flags win over the file, but a
+listener of the file whose address is given keeps its other settings.
 
 With --dev it needs no set-up: it makes keys for the domain in ./waxseal-dev,
 prints their DNS records and how to wire the mail server, and listens on
@@ -86,6 +87,7 @@ func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
 		return nil, err
 	}
 	if len(listen) > 0 {
+		configured := d.Listen
 		d.Listen = map[string]ListenConfig{}
 		for i, given := range listen {
 			c := defaultListen()
@@ -96,8 +98,22 @@ func (a *app) serveConfig(listen []string, dev string) (*decoded, error) {
 			if i > 0 {
 				name = fmt.Sprintf("milter%d", i+1)
 			}
+			if configured[name].Origin != nil {
+				name = "listen-" + name // not the one whose rules these are
+			}
+			// At a configured address it is that listener, with all its settings.
+			for _, n := range sortedKeys(configured) {
+				if configured[n].Address.Address == c.Address.Address {
+					name, c = n, configured[n]
+				}
+			}
 			d.Listen[name] = c
 			d.flags["listen."+name] = "--listen " + given
+		}
+		for _, n := range sortedKeys(configured) {
+			if _, ok := d.Listen[n]; !ok && configured[n].Origin != nil {
+				d.unused = append(d.unused, n)
+			}
 		}
 	}
 	return d, nil

@@ -28,6 +28,9 @@ func neverReused(t *testing.T, s keystore.Store) {
 		{"another key under a removed selector", func(d *keystore.Domain) { d.Keys[1].Public = other.Public }},
 		{"a removed key comes back", func(d *keystore.Domain) { d.Keys[1].State, d.Keys[1].Load = keystore.Active, other.Load }},
 		{"a selector twice", func(d *keystore.Domain) { d.Keys = append(d.Keys, other) }},
+		{"leaving out what could not be read", func(d *keystore.Domain) {
+			d.Unreadable = []keystore.BadRow{{Err: errors.New("no row")}}
+		}},
 	} {
 		attempt := read(t, s, "example.com")
 		test.change(attempt)
