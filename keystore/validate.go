@@ -145,8 +145,9 @@ func validText(s string) error {
 // CheckUpdate reports why a store must not replace old by d, or nil. old is
 // nil when the domain is new. Every Store calls it inside Update, after the
 // versions matched: besides Validate it keeps rows that cannot be read from
-// being lost, a selector from ever naming two different keys, a row from disappearing, a removed key from coming back, and
-// the history from losing anything. A slot whose key was removed may get
+// being lost, a selector from ever naming two different keys, a row from
+// disappearing, a removed key from coming back, and the history from losing
+// anything. A slot whose key was removed may get
 // another, as Domain.Add allows it.
 func CheckUpdate(old, d *Domain) error {
 	for _, each := range []*Domain{old, d} {

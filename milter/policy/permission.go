@@ -38,9 +38,9 @@ type PermissionOptions struct {
 // Grant is a permission: who, and what they may sign for. Grants with the same
 // who add up.
 //
-// A grant for a login adds to what the login may anyway. A grant for a network or a
-// certificate takes away: mail from there that has no login may otherwise sign
-// for any domain, and then for those of its grants only.
+// A grant for a login adds to what the login may anyway. A grant for a network
+// or a certificate takes away: mail from there that has no login may otherwise
+// sign for any domain, and then for those of its grants only.
 type Grant struct {
 	// Name is what the grant is called in errors and explanations, such as that
 	// of its table in a file. Empty means its number.
