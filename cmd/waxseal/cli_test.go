@@ -316,6 +316,7 @@ func TestARowThatCannotBeReadIsToldAndKept(t *testing.T) {
 	c.fails("", "key new example.com", exitFailed, place)
 	c.fails("", "key new example.com --dry-run", exitFailed, place)
 	c.fails("", "key retire example.com s --force --reason x", exitFailed, place)
+	c.fails("", "rotate example.com --dry-run", exitFailed, place)
 	if after, _ := os.ReadFile(path); string(after) != broken {
 		t.Errorf("the file was changed:\n%s", after)
 	}

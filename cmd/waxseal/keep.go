@@ -220,6 +220,9 @@ func (r *rotation) plan(ctx context.Context, store keystore.Store) error {
 	if err != nil {
 		return err
 	}
+	if err := d.Whole(); err != nil {
+		return err
+	}
 	steps := keystore.Rotation(r.app.now(), d, r.emergency, keyRules(r.config, r.domain))
 	for _, s := range steps {
 		fmt.Fprintf(r.app.stdout, "would %s\n", s)

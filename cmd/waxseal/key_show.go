@@ -35,6 +35,9 @@ and what comes next. DNS is not asked; "waxseal dns check" does that.`,
 				return err
 			}
 			if d.Key(selector) == nil {
+				if err := d.Whole(); err != nil {
+					return err
+				}
 				return a.noSuchKey(domain, selector)
 			}
 			life := newKeyLife(d, selector, keystore.Next(a.now(), d, selector, keyRules(config, domain)))

@@ -263,6 +263,19 @@ type Result struct {
 	Overdue int // keys that should have been rotated by now
 }
 
+// domain reads a domain, which must be whole: a row that cannot be read may be
+// the key that mail needs.
+func (k *Keeper) domain(ctx context.Context, name string) (*keystore.Domain, error) {
+	d, err := k.store.Domain(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Whole(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
 // maxPasses bounds how often Keep looks again because something changed: a whole
 // life of a key has fewer steps.
 const maxPasses = 12
@@ -291,7 +304,7 @@ func (k *Keeper) Keep(ctx context.Context, name string) (*Result, error) {
 
 // Plan returns what Keep would do, and does nothing.
 func (k *Keeper) Plan(ctx context.Context, name string) (*Result, error) {
-	d, err := k.store.Domain(ctx, name)
+	d, err := k.domain(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +318,7 @@ func (k *Keeper) Plan(ctx context.Context, name string) (*Result, error) {
 // pass looks once, and takes the steps that follow. again means that more may
 // follow at once.
 func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, err error) {
-	d, err := k.store.Domain(ctx, name)
+	d, err := k.domain(ctx, name)
 	if err != nil {
 		return nil, false, err
 	}
@@ -400,7 +413,7 @@ func (k *Keeper) Rotate(ctx context.Context, name string, urgent bool, reason st
 }
 
 func (k *Keeper) rotate(ctx context.Context, name string, urgent bool, reason string) (made []string, err error) {
-	d, err := k.store.Domain(ctx, name)
+	d, err := k.domain(ctx, name)
 	if err != nil {
 		return nil, err
 	}
