@@ -59,7 +59,7 @@ type asker struct {
 	mu       sync.Mutex
 	next     time.Time              // when the next question may go out; guarded by mu
 	silent   map[netip.Addr]silence // guarded by mu
-	answered map[bool]bool          // whether any address of IPv4 (false), of IPv6 (true) ever answered; guarded by mu
+	answered map[bool]bool          // whether any authoritative server ever did, over IPv4 (false) or IPv6 (true); guarded by mu
 }
 
 // silence is how long an address has not answered.
@@ -73,7 +73,7 @@ type silence struct {
 // without EDNS when the server does not know it (RFC 6891, section 7). The
 // error is a *trouble unless ctx ended.
 func (a *asker) ask(ctx context.Context, server netip.AddrPort, q question) (*mdns.Msg, error) {
-	if err := a.leftAlone(server.Addr()); err != nil {
+	if err := a.leftAlone(server.Addr(), q.recurse); err != nil {
 		return nil, err
 	}
 	m := new(mdns.Msg)
@@ -91,14 +91,16 @@ func (a *asker) ask(ctx context.Context, server netip.AddrPort, q question) (*md
 			if tries--; tries > 0 && !isUnreachable(err) {
 				continue
 			}
-			a.heard(server.Addr(), false)
+			if !isUnreachable(err) { // that costs no time
+				a.heard(server.Addr(), false, q.recurse)
+			}
 			return nil, a.explain(server.Addr(), network, err)
 		case r.Truncated && network == "udp":
 			network, tries = "tcp", 2
 		case (r.Rcode == mdns.RcodeFormatError || r.Rcode == mdns.RcodeNotImplemented) && len(m.Extra) > 0:
 			m.Extra = nil
 		default:
-			a.heard(server.Addr(), true)
+			a.heard(server.Addr(), true, q.recurse)
 			return r, nil
 		}
 	}
@@ -184,36 +186,41 @@ func (a *asker) slot(ctx context.Context) error {
 }
 
 // leftAlone returns an error for an address that was silent just now, so that
-// one dead server does not hold up the questions about all its zones.
-func (a *asker) leftAlone(addr netip.Addr) error {
+// one dead server does not hold up the questions about all its zones; and for
+// an authoritative server when its whole family was silent.
+func (a *asker) leftAlone(addr netip.Addr, resolver bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, addr := range []netip.Addr{addr, family(addr)} {
-		limit := maxSilence
-		if addr.IsUnspecified() {
-			limit = maxFamilySilence
-		}
-		if s := a.silent[addr]; s.questions >= limit && a.now().Sub(s.last) < silenceTime {
-			return &trouble{a.noAnswer(addr), fmt.Sprintf("no answer to the last %d questions", s.questions)}
-		}
+	away := func(addr netip.Addr, limit int) bool {
+		s := a.silent[addr]
+		return s.questions >= limit && a.now().Sub(s.last) < silenceTime
+	}
+	switch {
+	case away(addr, maxSilence):
+		return &trouble{a.noAnswer(addr), fmt.Sprintf("no answer to the last %d questions", a.silent[addr].questions)}
+	case !resolver && away(family(addr), maxFamilySilence):
+		return &trouble{a.noAnswer(addr), "not asked, as nothing answers over this version of IP from here"}
 	}
 	return nil
 }
 
-// heard keeps account of who answers.
-func (a *asker) heard(addr netip.Addr, answered bool) {
+// heard keeps account of who answers. A resolver, which may be on this machine,
+// tells nothing about the way to anybody else.
+func (a *asker) heard(addr netip.Addr, answered, resolver bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	f := family(addr)
 	if answered {
-		a.answered[addr.Is6()] = true
 		delete(a.silent, addr)
-		delete(a.silent, f)
+		if !resolver {
+			a.answered[addr.Is6()] = true
+			delete(a.silent, f)
+		}
 		return
 	}
 	for _, addr := range []netip.Addr{addr, f} {
-		if addr == f && a.answered[addr.Is6()] {
-			continue // the way is good: it is the server
+		if addr == f && (resolver || a.answered[addr.Is6()]) {
+			continue
 		}
 		if _, ok := a.silent[addr]; !ok && len(a.silent) >= maxSilent {
 			clear(a.silent)
@@ -233,7 +240,8 @@ func family(addr netip.Addr) netip.Addr {
 
 // noAnswer is the verdict on a silent address. When nothing ever answered over
 // its family, but did over the other, it is not the server: many machines have
-// a route for IPv6 that leads nowhere. a.mu is held.
+// no IPv6, or a route for it that leads nowhere. Anything less would let a
+// server go uncounted because the network was away for a moment. a.mu is held.
 func (a *asker) noAnswer(addr netip.Addr) Verdict {
 	if !a.answered[addr.Is6()] && a.answered[!addr.Is6()] {
 		return Unreachable
@@ -247,25 +255,27 @@ func (a *asker) explain(addr netip.Addr, network string, err error) *trouble {
 	if network == "tcp" {
 		over = "TCP, which it needs because the answer does not fit into UDP"
 	}
+	a.mu.Lock()
+	t := &trouble{verdict: a.noAnswer(addr)}
+	a.mu.Unlock()
 	var timeout net.Error
 	switch {
 	case isUnreachable(err):
-		return &trouble{Unreachable, "this machine has no route to it"}
+		t.text = "this machine has no route to it"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return &trouble{Timeout, "nothing answers on its port over " + over}
+		t.text = "nothing answers on its port over " + over
 	case !errors.As(err, &timeout) || !timeout.Timeout():
-		return &trouble{Timeout, fmt.Sprintf("no answer over %s: %v", over, err)}
+		t.text = fmt.Sprintf("no answer over %s: %v", over, err)
+	case t.verdict == Unreachable:
+		t.text = "no answer, and nothing else answers over this version of IP from here either"
+	default:
+		t.text = fmt.Sprintf("no answer over %s in %v, asked twice", over, a.timeout)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if v := a.noAnswer(addr); v == Unreachable {
-		return &trouble{v, "no answer, and nothing else answers over this version of IP from here either"}
-	}
-	return &trouble{Timeout, fmt.Sprintf("no answer over %s in %v, asked twice", over, a.timeout)}
+	return t
 }
 
-// isUnreachable tells an address for which the machine has no route, or not
-// even an address of the same family, by what connect says: it sends nothing.
+// isUnreachable tells an address for which the machine has no route, or no
+// address of its own in the same family, by what connect says of it.
 func isUnreachable(err error) bool {
 	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }

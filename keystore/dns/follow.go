@@ -59,6 +59,9 @@ func readAnswer(r *mdns.Msg, apex, owner string) *shown {
 	return a
 }
 
+// something reports whether there is a record.
+func (a *shown) something() bool { return a.err == nil && (len(a.values) > 0 || a.cnames > 0) }
+
 // collect takes from an answer what it has at owner. A name with a CNAME has
 // nothing else (RFC 1034, section 3.6.2).
 func (a *shown) collect(rrs []mdns.RR, owner string) {
@@ -113,14 +116,15 @@ func (a *shown) verdict(owner string, via bool, want *Record) (Verdict, string) 
 	case len(a.values) > 0:
 		return judge(a.values, want)
 	}
-	what := "the name does not exist"
-	if a.exists {
-		what = "there is no TXT record"
+	switch {
+	case via && a.exists:
+		return Dangling, fmt.Sprintf("the CNAME leads to %s, where there is no TXT record", plain(owner))
+	case via:
+		return Dangling, fmt.Sprintf("the CNAME leads to %s, which does not exist", plain(owner))
+	case a.exists:
+		return Missing, "there is no TXT record"
 	}
-	if via {
-		return Dangling, fmt.Sprintf("the CNAME leads to %s, where %s", plain(owner), strings.Replace(what, "the name", "the name itself", 1))
-	}
-	return Missing, what
+	return Missing, "the name does not exist"
 }
 
 // askServers follows the CNAMEs from the report's name to where all servers
@@ -225,25 +229,21 @@ func common(answers []*shown) string {
 // compareWithWildcard asks for a name that nobody made, beside the report's. A
 // server that has the same at both has no record of ours.
 func (c *Checker) compareWithWildcard(ctx context.Context, r *Report, z *authority, first []*shown) error {
-	at := slices.IndexFunc(first, func(a *shown) bool { return a.err == nil && (len(a.values) > 0 || a.cnames > 0) })
+	at := slices.IndexFunc(first, (*shown).something)
 	if at < 0 {
 		return nil // nor does a wildcard answer, then
 	}
-	base := above(mdns.Fqdn(r.Name))
-	if _, domain, ok := strings.Cut(r.Name, "._domainkey."); ok {
-		base = "_domainkey." + domain + "."
-	}
-	if !mdns.IsSubDomain(z.apex, base) {
+	place := selectorsOf(mdns.Fqdn(r.Name))
+	if !mdns.IsSubDomain(z.apex, place) {
 		return nil // the zone is this one name
 	}
-	wild, err := c.wildcards.get(ctx, base, func() (*shown, error) {
-		a := c.askOne(ctx, z, z.servers[at].addr, "no-such-selector-"+strings.ToLower(rand.Text()[:10])+"."+base)
-		return a, ctx.Err()
+	wild, err := c.wildcards.get(ctx, place, func() (*shown, error) {
+		return c.askOne(ctx, z, z.servers[at].addr, nobodys(place)), ctx.Err()
 	})
 	if err != nil {
 		return err
 	}
-	if wild.err != nil || len(wild.values) == 0 && wild.cnames == 0 {
+	if !wild.something() {
 		return nil
 	}
 	r.Wildcard = true
@@ -251,12 +251,30 @@ func (c *Checker) compareWithWildcard(ctx context.Context, r *Report, z *authori
 	for i := range r.Servers {
 		s := &r.Servers[i]
 		same := len(r.Chain) > 0 && plain(wild.target) == r.Chain[0] || len(s.Values) > 0 && sameValues(s.Values, wild.values)
-		if same && !s.Verdict.Shown() && !s.Verdict.silent() && s.Verdict != Revoked {
+		if same && !s.Verdict.Shown() && !s.Verdict.silent() {
 			s.Verdict = Wildcard
-			s.Detail = fmt.Sprintf("there is no record of its own: the wildcard *.%s answers for every name (%s)", plain(base), s.Detail)
+			s.Detail = fmt.Sprintf("there is no record of its own: the wildcard *.%s answers for every name (%s)", plain(place), s.Detail)
 		}
 	}
 	return nil
+}
+
+// selectorsOf is where the selectors beside name are: the part from _domainkey on, or for
+// the target of a CNAME the name without its first label.
+func selectorsOf(name string) string {
+	if i := strings.Index(name, "._domainkey."); i >= 0 {
+		return name[i+1:]
+	}
+	if next, end := mdns.NextLabel(name, 0); !end {
+		return name[next:]
+	}
+	return "."
+}
+
+// nobodys is a name under place that nobody made, and that tells those who see
+// it in their logs what it is about.
+func nobodys(place string) string {
+	return "no-such-selector-" + strings.ToLower(rand.Text()[:10]) + "." + place
 }
 
 func sameValues(a, b []string) bool {
@@ -271,17 +289,15 @@ func (c *Checker) lookForDoubledName(ctx context.Context, r *Report, z *authorit
 		return nil
 	}
 	doubled := mdns.Fqdn(r.Name) + z.apex
-	if len(doubled) > 254 {
-		return nil
+	if len(doubled) > 254 || mdns.CountLabel(z.apex) < 2 {
+		return nil // no name, or not a zone of the domain's owner
 	}
-	a := c.askOne(ctx, z, r.Servers[at].Address, doubled)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if a.err == nil && (len(a.values) > 0 || a.cnames > 0) {
+	addr := r.Servers[at].Address
+	// A wildcard for the whole zone answers there, too.
+	if c.askOne(ctx, z, addr, doubled).something() && !c.askOne(ctx, z, addr, nobodys(selectorsOf(doubled))).something() {
 		r.doubled = plain(doubled)
 	}
-	return nil
+	return ctx.Err()
 }
 
 // troubleOf returns the trouble in err, or one that stands for it.

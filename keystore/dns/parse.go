@@ -166,13 +166,7 @@ func hex(c byte) byte {
 
 // parsePublic decodes p= into the form of Record.Public.
 func parsePublic(keyType, value string) ([]byte, error) {
-	value = strings.Map(func(c rune) rune {
-		if isBlank(c) {
-			return -1
-		}
-		return c
-	}, value)
-	if value == "" {
+	if value = dropBlanks(value); value == "" {
 		return nil, nil
 	}
 	data, err := base64.StdEncoding.Strict().DecodeString(value)
@@ -194,4 +188,13 @@ func parsePublic(keyType, value string) ([]byte, error) {
 		return nil, err
 	}
 	return x509.MarshalPKIXPublicKey(k)
+}
+
+func dropBlanks(s string) string {
+	return strings.Map(func(c rune) rune {
+		if isBlank(c) {
+			return -1
+		}
+		return c
+	}, s)
 }

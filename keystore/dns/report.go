@@ -19,7 +19,7 @@ const negativeUnknown = 3 * time.Hour
 type Report struct {
 	Name   string   // names are without the final dot
 	Chain  []string // where the CNAMEs led, in order
-	Zone   string   // the zone of the last of them, or of Name
+	Zone   string   // the zone of the last of them, or of Name; empty for the root
 	Wanted string   // the record that should be there
 
 	Servers   []ServerReport // each address of each authoritative server
@@ -51,7 +51,7 @@ type ServerReport struct {
 
 // severity orders the verdicts that can be the one on all servers, mild ones
 // first.
-var severity = []Verdict{Matches, Blanks, Testing, Unreachable, Timeout, Refused, Failed, Lame}
+var severity = []Verdict{Matches, Blanks, Testing, Timeout, Refused, Failed, Lame}
 
 // sumUp derives the verdict on the whole from those on the servers.
 func (r *Report) sumUp() {
@@ -81,7 +81,7 @@ func (r *Report) sumUp() {
 	switch {
 	case odd != nil:
 		r.Verdict = Differs
-		r.Detail = fmt.Sprintf("%s differs: %s; %s", r.which(odd), odd.words(), others)
+		r.Detail = fmt.Sprintf("%s, differs: %s; %s", r.which(odd), odd.words(), others)
 	case len(showing) > 0 && !showing[0].Verdict.Shown():
 		r.Verdict, r.Detail = showing[0].Verdict, showing[0].words()
 	case len(silent) > 0:
@@ -99,9 +99,9 @@ func (r *Report) which(s *ServerReport) string {
 	for i := range r.Servers {
 		if &r.Servers[i] == s {
 			if !s.Address.IsValid() {
-				return fmt.Sprintf("server %d of %d, %s,", i+1, len(r.Servers), s.Server)
+				return fmt.Sprintf("server %d of %d, %s", i+1, len(r.Servers), s.Server)
 			}
-			return fmt.Sprintf("server %d of %d, %s (%s),", i+1, len(r.Servers), s.Server, s.Address)
+			return fmt.Sprintf("server %d of %d, %s (%s)", i+1, len(r.Servers), s.Server, s.Address)
 		}
 	}
 	return s.Server
@@ -114,19 +114,23 @@ func (s *ServerReport) words() string {
 	return s.Detail
 }
 
-// class makes the verdicts that all show our key the same.
-func (s *ServerReport) class() Verdict {
-	if s.Verdict.Shown() {
-		return Matches
+// class is the same for servers that agree: those that all show our key, be it
+// with different warnings, or that have a CNAME to the same name.
+func (s *ServerReport) class() string {
+	switch {
+	case s.Verdict.Shown():
+		return string(Matches)
+	case s.Verdict == Differs:
+		return s.Detail
 	}
-	return s.Verdict
+	return string(s.Verdict)
 }
 
 // minority returns a server that fewer agree with than with others, of equal
 // parties one that does not show our key, and what the others have. It returns
 // nil when all agree.
 func minority(servers []*ServerReport) (odd *ServerReport, others string) {
-	count := map[Verdict]int{}
+	count := map[string]int{}
 	for _, s := range servers {
 		count[s.class()]++
 	}
@@ -182,7 +186,7 @@ func (r *Report) remark(silent []*ServerReport) {
 			}
 			also = append(also, fmt.Sprintf("resolver %s refuses the record: %s", s.Server, s.Detail))
 		case r.Verdict.Shown() && !s.Verdict.Shown():
-			also = append(also, fmt.Sprintf("resolver %s does not show it yet: %s", s.Server, s.Detail))
+			also = append(also, fmt.Sprintf("resolver %s does not show it: %s", s.Server, s.Detail))
 		}
 	}
 	r.Detail = strings.Join(append([]string{r.Detail}, also...), "; ")
@@ -198,20 +202,18 @@ func count(servers []ServerReport, v Verdict) int {
 	return n
 }
 
-// Sight is what the report means for the key's life. It is Unknown as long as a
-// server that could still show something else has not answered, and Different
-// as soon as one shows what it should not.
+// Sight is what the report means for the key's life. It is Different as soon as
+// one server shows what it should not, and Unknown as long as one that could do
+// so has not answered.
 func (r *Report) Sight(now time.Time) keystore.Sight {
-	s := keystore.Sight{At: now, TTL: r.TTL, NegativeTTL: r.NegativeTTL, Detail: r.Detail}
-	wanted, err := ParseRecord(r.Wanted)
-	complete := len(r.Servers) > 0 && !slices.ContainsFunc(r.Servers, func(s ServerReport) bool {
+	complete := len(r.Servers) > 0 && r.left == 0 && !slices.ContainsFunc(r.Servers, func(s ServerReport) bool {
 		return s.Verdict.silent() && s.Verdict != Unreachable
 	})
 	state := keystore.Different
 	switch v := r.Verdict; {
 	case v.silent():
 		state = keystore.Unknown
-	case v == Matches && err == nil && wanted.Revoked(), v == Revoked:
+	case v == Revoked, v == Matches && strings.HasSuffix(r.Wanted, "; p="):
 		state = keystore.ShownRevoked
 	case v.Shown():
 		state = keystore.Shown
@@ -221,6 +223,5 @@ func (r *Report) Sight(now time.Time) keystore.Sight {
 	if state != keystore.Different && !complete {
 		state = keystore.Unknown
 	}
-	s.State = state
-	return s
+	return keystore.Sight{At: now, State: state, TTL: r.TTL, NegativeTTL: r.NegativeTTL, Detail: r.Detail}
 }

@@ -31,7 +31,7 @@ const (
 
 // Verdicts on servers that show nothing.
 const (
-	Unreachable Verdict = "unreachable" // this machine has no way to the server over IPv4 or IPv6; not counted
+	Unreachable Verdict = "unreachable" // nothing at all answers this machine over IPv6, or IPv4, which the server needs; not counted
 	Timeout     Verdict = "timeout"     // no answer
 	Refused     Verdict = "refused"     // the server will not answer us
 	Failed      Verdict = "failed"      // the server answers with an error
@@ -163,15 +163,15 @@ func cut(s string, want *Record) (string, bool) {
 // zone, and says where. It finds more than a parser has to: a tag V= is only an
 // unknown one to RFC 6376.
 func commonMistake(s string) string {
-	if i := strings.Index(s, `\;`); i >= 0 {
-		return fmt.Sprintf(`there is a backslash before the semicolon at octet %d of the value: the escapes of a zone file do not belong into it`, i+1)
-	}
 	offset := 0
 	for spec := range strings.SplitSeq(s, ";") {
 		name, value, _ := strings.Cut(spec, "=")
 		name = strings.TrimFunc(name, isBlank[rune])
 		if i := strings.IndexByte(spec, '"'); i >= 0 && name != "n" {
 			return fmt.Sprintf("there is a quotation mark at octet %d of the value: the quotes of a zone file do not belong into it", offset+i+1)
+		}
+		if end := offset + len(spec); end < len(s) && strings.HasSuffix(spec, `\`) && name != "n" {
+			return fmt.Sprintf("there is a backslash at octet %d of the value, before a semicolon: the escapes of a zone file do not belong into it", end)
 		}
 		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"v", "k", "h", "s", "t", "p"}, lower) {
 			return fmt.Sprintf("the tag %s= at octet %d of the value must be %s=, in lower case", name, offset+strings.Index(spec, name)+1, lower)
@@ -223,15 +223,6 @@ func tagValue(tags []tag, name string) (value string, ok bool) {
 		}
 	}
 	return "", false
-}
-
-func dropBlanks(s string) string {
-	return strings.Map(func(c rune) rune {
-		if isBlank(c) {
-			return -1
-		}
-		return c
-	}, s)
 }
 
 // note says in what harmless way a record that matches is not the one wanted.

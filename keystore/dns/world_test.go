@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"slices"
@@ -28,14 +29,26 @@ type fakeServer struct {
 	mu      sync.Mutex
 	records []mdns.RR // guarded by mu
 	asked   []string  // "TXT name" of each question; guarded by mu
-
-	// change, if set, makes another answer of the right one; nil is none.
-	change func(q, m *mdns.Msg, tcp bool) *mdns.Msg
+	change  change    // guarded by mu
+	forge   forge     // guarded by mu
 }
 
-// base is what the resolver knows of example.com besides what a test adds. The
+// change makes another answer m of the right one; nil is none.
+type change func(q, m *mdns.Msg, tcp bool) *mdns.Msg
+
+// forge returns packets to send before the answer.
+type forge func(q *mdns.Msg) [][]byte
+
+// alter has the server answer otherwise from now on.
+func (s *fakeServer) alter(c change, f forge) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.change, s.forge = c, f
+}
+
+// ownRecords is what the resolver knows of example.com besides what a test adds. The
 // resolver's TTLs are on their way down.
-const base = `
+const ownRecords = `
 $TTL 120
 com. IN SOA a.com. b.com. 1 2 3 4 900
 example.com. IN SOA ns1.example.com. admin.example.com. 1 3600 900 604800 60
@@ -56,9 +69,9 @@ func newWorld(t testing.TB, addrs []string, records string) *world {
 		delegation += "example.com. 120 IN NS " + name + "\n" + name + "120" + kind + a + "\n"
 		w.servers = append(w.servers, &fakeServer{addr: addr})
 	}
-	w.resolver.add(t, base+delegation+records)
+	w.resolver.add(t, ownRecords+delegation+records)
 	for _, s := range w.servers {
-		s.add(t, strings.Replace(base, "com. IN SOA a.com. b.com. 1 2 3 4 900", "", 1)+delegation+records)
+		s.add(t, strings.Replace(ownRecords, "com. IN SOA a.com. b.com. 1 2 3 4 900", "", 1)+delegation+records)
 	}
 	w.start(t)
 	return w
@@ -152,6 +165,14 @@ func (w *world) checker(t testing.TB, o CheckerOptions) *Checker {
 
 func (s *fakeServer) ServeDNS(w mdns.ResponseWriter, q *mdns.Msg) {
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
+	s.mu.Lock()
+	forge := s.forge
+	s.mu.Unlock()
+	if forge != nil {
+		for _, data := range forge(q) {
+			_, _ = w.Write(data)
+		}
+	}
 	if m := s.answer(q, tcp); m != nil {
 		_ = w.WriteMsg(m)
 	}
@@ -172,6 +193,7 @@ func (s *fakeServer) answer(q *mdns.Msg, tcp bool) *mdns.Msg {
 		}
 		name = next
 	}
+	change := s.change
 	s.mu.Unlock()
 	if !tcp {
 		size := mdns.MinMsgSize
@@ -181,8 +203,8 @@ func (s *fakeServer) answer(q *mdns.Msg, tcp bool) *mdns.Msg {
 		}
 		m.Truncate(size)
 	}
-	if s.change != nil {
-		return s.change(q, m, tcp)
+	if change != nil {
+		return change(q, m, tcp)
 	}
 	return m
 }
@@ -213,7 +235,7 @@ func (s *fakeServer) lookUp(m *mdns.Msg, name string, kind uint16) (next string)
 		return found
 	}
 	if !find(name) && m.Rcode == mdns.RcodeNameError {
-		find("*." + above(name))
+		find("*." + name[strings.Index(name, ".")+1:])
 	}
 	for _, rr := range s.records {
 		if r, ok := rr.(*mdns.SOA); ok && mdns.IsSubDomain(r.Hdr.Name, name) && (soa == nil || len(r.Hdr.Name) > len(soa.Hdr.Name)) {
@@ -239,4 +261,14 @@ func (s *fakeServer) count(prefix string) int {
 		}
 	}
 	return n
+}
+
+// dialer fails for addresses for which refuse returns an error.
+func dialer(dial func(context.Context, string, string) (net.Conn, error), refuse func(netip.Addr) error) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if err := refuse(netip.MustParseAddrPort(address).Addr()); err != nil {
+			return nil, err
+		}
+		return dial(ctx, network, address)
+	}
 }

@@ -19,7 +19,7 @@ const maxServers = 32
 type authority struct {
 	apex     string // with the final dot
 	servers  []server
-	left     int           // addresses beyond maxServers
+	left     int           // servers beyond maxServers
 	negative time.Duration // how long caches keep that there is no record
 }
 
@@ -39,50 +39,13 @@ func (c *Checker) zoneOf(ctx context.Context, owner string) (*authority, error) 
 	return c.zones.get(ctx, apex, func() (*authority, error) { return c.readZone(ctx, apex) })
 }
 
-// findApex asks for the SOA of owner, which its zone's stands in for when there
-// is none (RFC 2308, section 3), and of the names above, because not every
-// resolver passes that on.
+// findApex asks the resolvers for the apex of the zone that holds owner.
 func (c *Checker) findApex(ctx context.Context, owner string) (string, error) {
-	for name := owner; ; name = above(name) {
-		r, err := c.resolve(ctx, name, mdns.TypeSOA)
-		if err != nil {
-			return "", fmt.Errorf("the zone of %s: %w", plain(owner), err)
-		}
-		if apex := soaOwner(r, name); apex != "" {
-			return apex, nil
-		}
-		if name == "." {
-			return "", &trouble{Failed, fmt.Sprintf("the zone of %s cannot be found: the resolver shows no SOA record above it", plain(owner))}
-		}
+	soa, err := findSOA(owner, func(name string) (*mdns.Msg, error) { return c.resolve(ctx, name, mdns.TypeSOA) })
+	if err != nil {
+		return "", fmt.Errorf("the zone of %s: %w", plain(owner), err)
 	}
-}
-
-func above(name string) string {
-	if next, end := mdns.NextLabel(name, 0); !end {
-		return name[next:]
-	}
-	return "."
-}
-
-// soaOwner returns the owner of the SOA record that answers the question for
-// the SOA of name, or "". A CNAME leads elsewhere, and so does its SOA.
-func soaOwner(r *mdns.Msg, name string) string {
-	for _, rr := range r.Answer {
-		switch rr.(type) {
-		case *mdns.SOA:
-			if sameName(rr.Header().Name, name) {
-				return mdns.CanonicalName(name)
-			}
-		case *mdns.CNAME:
-			return ""
-		}
-	}
-	for _, rr := range r.Ns {
-		if _, ok := rr.(*mdns.SOA); ok && mdns.IsSubDomain(rr.Header().Name, name) {
-			return mdns.CanonicalName(rr.Header().Name)
-		}
-	}
-	return ""
+	return mdns.CanonicalName(soa.Hdr.Name), nil
 }
 
 // readZone finds the zone's servers and reads its SOA record from them.
@@ -99,7 +62,7 @@ func (c *Checker) readZone(ctx context.Context, apex string) (*authority, error)
 	}
 	var hosts []string
 	for _, rr := range r.Answer {
-		if ns, ok := rr.(*mdns.NS); ok && sameName(ns.Hdr.Name, apex) && len(hosts) < maxServers {
+		if ns, ok := rr.(*mdns.NS); ok && sameName(ns.Hdr.Name, apex) {
 			hosts = append(hosts, mdns.CanonicalName(ns.Ns))
 		}
 	}
@@ -107,6 +70,9 @@ func (c *Checker) readZone(ctx context.Context, apex string) (*authority, error)
 		return nil, &trouble{Failed, fmt.Sprintf("the resolver shows no name servers of the zone %s", plain(apex))}
 	}
 	slices.Sort(hosts)
+	if len(hosts) > maxServers {
+		hosts, z.left = hosts[:maxServers], len(hosts)-maxServers
+	}
 	addrs := make([][]netip.Addr, len(hosts))
 	errs := make([]error, len(hosts))
 	var wg sync.WaitGroup
@@ -248,11 +214,7 @@ func (c *Checker) resolve(ctx context.Context, name string, kind uint16) (*mdns.
 // rcode puts the code of an answer that is neither NOERROR nor NXDOMAIN into
 // words.
 func rcode(r *mdns.Msg) (Verdict, string) {
-	name, ok := mdns.RcodeToString[r.Rcode]
-	if !ok {
-		name = fmt.Sprintf("code %d", r.Rcode)
-	}
-	text := "answers " + name + extended(r)
+	text := "answers " + rcodeName(r.Rcode) + extended(r)
 	if r.Rcode == mdns.RcodeRefused {
 		return Refused, text
 	}
