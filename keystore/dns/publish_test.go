@@ -168,7 +168,7 @@ func TestPublishFindsZoneAndServer(t *testing.T) {
 			o.Resolvers, o.Port, o.Server = []string{s.addr}, portOf(s.addr), "ns.example.com"
 		}, ""},
 		{"a resolver that does not answer is passed over", func(s *updateServer, o *UpdateOptions) {
-			o.Resolvers, o.Port, o.Server, o.Timeout = []string{"127.0.0.1:1", s.addr}, portOf(s.addr), "", time.Second
+			o.Resolvers, o.Port, o.Server, o.Timeout = []string{"127.0.0.1:1", s.addr}, portOf(s.addr), "", 5*time.Second
 		}, ""},
 		{"zone that is none", func(s *updateServer, o *UpdateOptions) {
 			o.Resolvers, o.Port, o.Server, o.Zone = []string{s.addr}, portOf(s.addr), "", "_domainkey.example.com"
