@@ -155,6 +155,7 @@ looks after the keys it signs with.`,
 		a.verifyCommand(),
 		a.explainCommand(),
 		a.checkCommand(),
+		a.doctorCommand(),
 		a.configCommand(),
 	)
 	return root
