@@ -23,7 +23,8 @@ var rooms = map[string]struct{ ours, modules []string }{
 			"github.com/fsnotify/fsnotify", // the watch of the configuration file
 		},
 	},
-	"waxseal/cmd/waxseal/internal/mta": {ours: []string{"waxseal/milter"}},
+	"waxseal/cmd/waxseal/internal/mta":      {ours: []string{"waxseal/milter"}},
+	"waxseal/cmd/waxseal/internal/opendkim": {},
 	"waxseal/milter": {
 		ours:    []string{"waxseal/milter/policy", "waxseal/signer", "waxseal/keystore"},
 		modules: []string{"github.com/d--j/go-milter", "github.com/prometheus/client_golang"},
