@@ -15,7 +15,7 @@ import (
 // import what they like; any other that is not listed fails the test.
 var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
-		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta"},
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim"},
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify

@@ -157,6 +157,7 @@ looks after the keys it signs with.`,
 		a.checkCommand(),
 		a.doctorCommand(),
 		a.configCommand(),
+		a.importCommand(),
 	)
 	return root
 }

@@ -1,0 +1,158 @@
+package main
+
+// The keys of an OpenDKIM.
+
+import (
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"waxseal/cmd/waxseal/internal/opendkim"
+	"waxseal/keystore"
+	"waxseal/milter/policy"
+)
+
+// loadedKey is a private key of OpenDKIM, or why there is none.
+type loadedKey struct {
+	key importedKey // without domain and selector
+	err error
+}
+
+// load reads the private key that a row of the KeyTable has for a signing
+// domain, once.
+func (im *opendkimImport) load(k *opendkim.Key, domain string) loadedKey {
+	from := k.File(domain)
+	if from == "" {
+		from = "the key at " + k.Place.String()
+	}
+	l, ok := im.loaded[from]
+	if !ok {
+		l = im.readKey(k, domain)
+		l.key.From = from
+		im.loaded[from] = l
+	}
+	if k.Bad != "" {
+		l.err = errors.New(k.Bad)
+	}
+	return l
+}
+
+func (im *opendkimImport) readKey(k *opendkim.Key, domain string) (l loadedKey) {
+	var text []byte
+	l.key.Created = im.now()
+	if k.Data != "" {
+		text, l.err = inlineKey(k.Data)
+	} else {
+		var info os.FileInfo
+		if info, l.err = os.Stat(k.File(domain)); l.err == nil {
+			if age := info.ModTime(); age.Before(l.key.Created) && age.After(time.Unix(0, 0)) {
+				l.key.Created = age
+			}
+			text, l.err = readLimited(k.File(domain))
+			if info.Mode()&0o007 != 0 {
+				im.add(lineDefault, k.File(domain), "", "every user of this machine may read this key", "make a new key when the move is done")
+			}
+		}
+	}
+	if l.err != nil {
+		return l
+	}
+	l.key.Created = l.key.Created.UTC().Truncate(time.Second)
+	if l.key.private, l.err = keystore.ParsePrivateKey(text); l.err != nil {
+		if k.Data == "" {
+			l.err = fmt.Errorf("%s: %w", k.File(domain), l.err)
+		}
+		return l
+	}
+	l.key.public, l.key.Algorithm, l.err = keystore.PublicBytes(l.key.private.Public())
+	if l.err == nil {
+		l.err = im.suitable(l.key.Algorithm)
+	}
+	return l
+}
+
+// suitable refuses keys with which OpenDKIM does not sign.
+func (im *opendkimImport) suitable(algorithm keystore.Algorithm) error {
+	wanted, _ := im.source.Get("SignatureAlgorithm")
+	isEd25519 := algorithm == keystore.Ed25519
+	if isEd25519 && !strings.EqualFold(wanted.Value, "ed25519-sha256") {
+		return errors.New("an Ed25519 key, with which OpenDKIM does not sign unless SignatureAlgorithm says so")
+	}
+	var bits int64
+	if least, ok := im.source.Int("MinimumKeyBits"); ok && !isEd25519 {
+		if _, err := fmt.Sscanf(string(algorithm), "rsa-%d", &bits); err == nil && bits < least {
+			return fmt.Errorf("an %s key, which is below MinimumKeyBits, so OpenDKIM does not sign with it", algorithm)
+		}
+	}
+	return nil
+}
+
+// inlineKey makes a file of a key that stands in a table: PEM, or DER in base64.
+func inlineKey(data string) ([]byte, error) {
+	if strings.HasPrefix(data, "-----BEGIN ") {
+		return []byte(data), nil
+	}
+	der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(data), ""))
+	if err != nil {
+		return nil, errors.New("a key that is neither a file nor PEM nor base64")
+	}
+	for _, kind := range []string{"RSA PRIVATE KEY", "PRIVATE KEY"} {
+		text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+		if _, err = keystore.ParsePrivateKey(text); err == nil {
+			return text, nil
+		}
+	}
+	return nil, err
+}
+
+// take makes an imported key of a row of the KeyTable, for a signing domain.
+func (im *opendkimImport) take(k *opendkim.Key, domain string) (*importedKey, error) {
+	im.used[k.Place.String()+" "+k.Name] = true
+	l := im.load(k, domain)
+	if l.err != nil {
+		return nil, l.err
+	}
+	key := l.key
+	var err error
+	if key.Domain, err = policy.Domain(domain); err != nil {
+		return nil, err
+	}
+	key.Selector = strings.ToLower(k.Selector)
+	if err := keystore.ValidSelector(key.Selector); err != nil {
+		return nil, err
+	}
+	if err := im.addKey(&key); err != nil {
+		return nil, err
+	}
+	return &key, nil
+}
+
+// fileDomains returns the domains for which there is a file of a key whose path
+// has % for the domain.
+func fileDomains(k *opendkim.Key) []string {
+	parts := strings.Split(k.Path, "%")
+	glob, expression := make([]string, len(parts)), make([]string, len(parts))
+	for i, part := range parts {
+		glob[i] = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(part)
+		expression[i] = regexp.QuoteMeta(part)
+	}
+	files, _ := filepath.Glob(strings.Join(glob, "*"))
+	domain := regexp.MustCompile("^" + strings.Join(expression, "([^/]+)") + "$")
+	var domains []string
+	for _, f := range files {
+		m := domain.FindStringSubmatch(f)
+		if m == nil || k.File(m[1]) != f {
+			continue
+		}
+		if d, err := policy.Domain(m[1]); err == nil && d == m[1] {
+			domains = append(domains, d)
+		}
+	}
+	return domains
+}
