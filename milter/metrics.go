@@ -67,6 +67,7 @@ type Collector struct {
 	stats atomic.Pointer[Stats] // of the server, once there is one
 
 	messages     *prometheus.CounterVec
+	risks        *prometheus.CounterVec
 	rsa, ed25519 prometheus.Counter
 	duration     prometheus.Histogram
 	signing      prometheus.Histogram
@@ -87,6 +88,10 @@ func NewCollector(o CollectorOptions) *Collector {
 		Name: "waxseal_messages_total",
 		Help: "Messages answered, by outcome and, for those not signed, by the cause that the log has.",
 	}, []string{"outcome", "cause"})
+	c.risks = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "waxseal_messages_at_risk_total",
+		Help: "Messages of ours with a property for which a signature may break or receivers refuse the mail, by the word that the log has, whatever became of them. A message may have several.",
+	}, []string{"risk"})
 	signatures := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "waxseal_signatures_total",
 		Help: "Signatures added to messages, by key type. A message may get several.",
@@ -107,7 +112,7 @@ func NewCollector(o CollectorOptions) *Collector {
 			func() float64 { return float64(value(c.stats.Load()).Load()) })
 	}
 	c.all = []prometheus.Collector{
-		c.messages, signatures, c.duration, c.signing,
+		c.messages, c.risks, signatures, c.duration, c.signing,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "waxseal_open_connections",
 			Help: "Connections of mail servers at this moment.",
@@ -128,6 +133,9 @@ func NewCollector(o CollectorOptions) *Collector {
 	}
 	// A series that begins at its first event has lost it for rate().
 	c.messages.WithLabelValues(outcomeSigned, "")
+	for name := range risks {
+		c.risks.WithLabelValues(string(name))
+	}
 	for cause, known := range causes {
 		actions := append([]Action{known.action}, known.others...)
 		if action, ok := Strict()[cause]; ok {
@@ -164,6 +172,9 @@ func (c *Collector) observe(r *Result, began, ended, now time.Time) {
 		c.ed25519.Add(float64(r.Ed25519))
 	} else {
 		c.messages.WithLabelValues(outcome, string(r.Cause)).Inc()
+	}
+	for _, r := range r.Risks {
+		c.risks.WithLabelValues(string(r.Name)).Inc()
 	}
 	if outcome != outcomeNotOurs {
 		c.duration.Observe(now.Sub(began).Seconds())

@@ -47,6 +47,9 @@ waxseal_domain_messages_total{domain="example.com",outcome="signed"} 2
 # HELP waxseal_malformed_total Connections cut for breaking the protocol or its time limits.
 # TYPE waxseal_malformed_total counter
 waxseal_malformed_total 0
+# HELP waxseal_messages_at_risk_total Messages of ours with a property for which a signature may break or receivers refuse the mail, by the word that the log has, whatever became of them. A message may have several.
+# TYPE waxseal_messages_at_risk_total counter
+waxseal_messages_at_risk_total{risk="bad_from"} 1
 # HELP waxseal_messages_total Messages answered, by outcome and, for those not signed, by the cause that the log has.
 # TYPE waxseal_messages_total counter
 waxseal_messages_total{cause="",outcome="signed"} 2
@@ -68,7 +71,7 @@ waxseal_signatures_total{algorithm="rsa"} 2
 	var got []string
 	for line := range strings.Lines(scraped) {
 		// Series of causes that did not happen are there, too, at zero.
-		if strings.Contains(line, "_seconds") || strings.HasPrefix(line, "waxseal_messages_total") && strings.HasSuffix(line, " 0\n") {
+		if strings.Contains(line, "_seconds") || strings.HasPrefix(line, "waxseal_messages_") && strings.HasSuffix(line, " 0\n") {
 			continue
 		}
 		got = append(got, line)

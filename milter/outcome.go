@@ -108,6 +108,12 @@ func (o Outcomes) settle(r *Result, c Cause, reason string) {
 	}
 }
 
+// reject is settle for a message that is refused because of a risk.
+func (o Outcomes) reject(r *Result, status, reason string) {
+	r.Cause, r.Reason, r.Action = NotSignable, reason, Reject
+	r.Code, r.Text = 550, status+" The message is refused: "+printable(reason)
+}
+
 // sentence is what the sender of a refused message reads. Trouble of our own
 // is told in general words, and of the rules nothing, since they tell who else
 // may do what here; what is wrong with the message is told exactly.

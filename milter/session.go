@@ -29,6 +29,7 @@ type session struct {
 	guard    *guard
 
 	leadingSpace bool
+	relaxed      bool              // it was said that simple headers are signed relaxed
 	client       policy.Connection // facts of the SMTP connection; an abort keeps them
 	tls          map[string]string // macros that come with HELO, which go-milter forgets at an abort
 
@@ -87,7 +88,9 @@ func (s *session) negotiate(version, _ uint32, actions, _ gomilter.OptAction, pr
 	}
 	protocol &= protocolBits
 	s.leadingSpace = protocol&gomilter.OptHeaderLeadingSpace != 0
-	if !s.leadingSpace && s.server.settings.Load().Header == signer.Simple {
+	s.relaxed = false
+	if !s.leadingSpace && s.server.settings.Load().simple() {
+		s.relaxed = true
 		s.server.log.Warn("the mail server hides the blanks of header fields, so the header is signed relaxed instead of simple", "listener", s.listener)
 	}
 	if protocol&gomilter.OptNoHeaderReply != 0 {
@@ -156,6 +159,10 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (_ *gomilter.Res
 	settings := s.server.settings.Load()
 	s.client.Macros = s.macros(settings.Rules.Macros(), m)
 	s.login = m.Get(gomilter.MacroAuthAuthen)
+	if !s.relaxed && settings.simple() && settings.Peers[s.listener].profile(s.client.MTA) == signer.Sendmail {
+		s.relaxed = true
+		s.server.log.Warn("Sendmail folds header fields anew after its milters, so the header is signed relaxed instead of simple", "listener", s.listener)
+	}
 	s.began = s.server.now()
 	s.message = s.server.messages.Get().(*signer.Message)
 	var r *Result
@@ -335,7 +342,7 @@ func (s *session) finish(r *Result, m gomilter.Modifier) (*gomilter.Response, er
 func (s *session) log(r *Result, m gomilter.Modifier) {
 	level, text := slog.LevelInfo, "signed"
 	switch {
-	case r.Signed && len(r.Broken) > 0:
+	case r.Signed && (len(r.Broken) > 0 || r.certain()):
 		level = slog.LevelWarn
 	case r.Signed:
 	case r.Cause == NotOurs:
@@ -367,8 +374,16 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 	add("author", r.Author)
 	add("domain", r.Domain)
 	add("selectors", strings.Join(r.Selectors, ","))
+	if len(r.Risks) > 0 {
+		names, words := make([]string, len(r.Risks)), make([]string, len(r.Risks))
+		for i, risk := range r.Risks {
+			names[i], words[i] = string(risk.Name), risk.String()
+		}
+		add("risks", strings.Join(names, ","))
+		add("at_risk", strings.Join(words, "; "))
+	}
 	if r.Unaligned {
-		add("risk", "d= is not the author's domain, so DMARC does not count the signature")
+		add("dmarc", "d= is not the author's domain, so DMARC does not count the signature")
 	}
 	add("rule", r.Rule)
 	add("row", r.Row)

@@ -45,6 +45,13 @@ type Settings struct {
 	// Outcomes says what happens to mail that cannot be signed.
 	Outcomes Outcomes
 
+	// Risks says what happens to mail that has a risk.
+	Risks RiskActions
+
+	// Peers has the listeners of which more is known than macro v tells, by
+	// name.
+	Peers map[string]Peer
+
 	// Rows has what each row of the rules' selector table changes, in its
 	// order; rows beyond its end change nothing.
 	Rows []Row
@@ -69,6 +76,11 @@ type Row struct {
 	Fields       *signer.Fields
 	Lifetime     *time.Duration
 	Outcomes     Outcomes
+}
+
+// simple says whether a header is to be signed in simple form.
+func (s *Settings) simple() bool {
+	return s.Header == signer.Simple || slices.ContainsFunc(s.Rows, func(r Row) bool { return r.Header != nil && *r.Header == signer.Simple })
 }
 
 // late says whether what becomes of the header's fields is known only when the
@@ -118,6 +130,8 @@ type Result struct {
 	Bytes     int64    // body size
 
 	RSA, Ed25519 int // signatures by key type
+
+	Risks []Risk // of a message that would be signed without them
 }
 
 // Transaction takes one message through: facts at MAIL, header fields, the
@@ -162,7 +176,7 @@ type loaded struct {
 // that is certainly not ours. The message is reset, and used until End or
 // Abort. Without verbatim, the blanks after the colons of fields are not as they
 // stand in the message, and the header is signed relaxed whatever the settings
-// say: a simple signature would not verify.
+// say: a simple signature would not verify. So it is behind Sendmail.
 func (s *Settings) Begin(c policy.Connection, login, mailFrom string, verbatim bool, message *signer.Message) (*Transaction, *Result) {
 	origin := s.Rules.Origin(c, login)
 	if !origin.Ours {
@@ -170,13 +184,10 @@ func (s *Settings) Begin(c policy.Connection, login, mailFrom string, verbatim b
 		s.Outcomes.settle(&r, NotOurs, origin.Reason)
 		return nil, &r
 	}
-	profile := signer.Careful
-	if strings.HasPrefix(c.MTA, "Postfix") {
-		profile = signer.Postfix
-	}
+	peer := s.Peers[c.Listener]
 	t := &Transaction{
 		set: s, connection: c, login: login, mailFrom: mailFrom, message: message,
-		options:  signer.Options{Header: s.Header, Body: s.Body, Fields: s.Fields, Profile: profile},
+		options:  signer.Options{Header: s.Header, Body: s.Body, Fields: s.Fields, Profile: peer.profile(c.MTA), Masquerade: peer.Masquerade},
 		asked:    s.Rules.Fields(),
 		late:     s.late(),
 		result:   Result{Rule: origin.Rule},
@@ -243,7 +254,7 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	case policy.Excluded:
 		return t.refuse(Excluded, d.Reason)
 	default:
-		return t.refuse(NotSignable, d.Reason)
+		return t.badFrom(d.Reason)
 	}
 	t.result.Rule = d.Rule
 	t.candidates = d.Candidates
@@ -256,10 +267,7 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	t.held = nil
 
 	if t.ready = t.cached(); t.ready != nil {
-		if !t.usable() {
-			return &t.result
-		}
-		return nil
+		return t.signable()
 	}
 	ctx, t.cancel = context.WithTimeout(ctx, orDefault(t.set.KeyTimeout, DefaultKeyTimeout))
 	t.loading = make(chan loaded, 1)
@@ -400,11 +408,8 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 	}
 	t.wait()
 	defer t.Abort()
-	if !t.usable() {
-		return &t.result
-	}
-	if t.message.StrayLineEnds() {
-		return t.refuse(NotSignable, "bare CR or LF in the message")
+	if r := t.signable(); r != nil {
+		return r
 	}
 
 	c := t.ready.candidate
@@ -418,6 +423,9 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 	}
 	if t.message.AlreadySigned(now, keys) {
 		return t.refuse(AlreadySigned, "our own signature on top is valid")
+	}
+	if r := t.checkRisks(); r != nil {
+		return r
 	}
 	fields, err := t.message.Sign(now, keys)
 	if err != nil {
@@ -446,6 +454,18 @@ func (t *Transaction) wait() {
 		l := <-t.loading
 		t.ready, t.loading = &l, nil
 	}
+}
+
+// signable returns nil when there are keys to sign with and the From field
+// allows it, and else the result.
+func (t *Transaction) signable() *Result {
+	if !t.usable() {
+		return &t.result
+	}
+	if err := t.message.CheckFrom(); err != nil {
+		return t.badFrom(err.Error())
+	}
+	return nil
 }
 
 // usable says whether the loaded keys can sign; if not, it fills in the

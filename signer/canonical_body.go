@@ -40,6 +40,9 @@ type body struct {
 
 	text   bool // something was hashed
 	stray  bool // a CR or LF was not half of a CRLF
+	octet  bool // an octet was beyond ASCII
+	long   bool // a line was longer than measure allows
+	column int  // octets since the last LF, as measure saw them
 	closed bool
 	sum    [sha256.Size]byte // once closed
 	base64 string            // the same as bh= has it
@@ -101,9 +104,9 @@ func (b *body) writeSimple(p []byte) {
 	for end >= 2 && p[end-1] == '\n' && p[end-2] == '\r' {
 		end -= 2
 	}
-	if strayLineEnd(p[:end]) {
-		b.stray = true
-	}
+	stray, octet := strayLineEnd(p[:end])
+	b.stray = b.stray || stray
+	b.octet = b.octet || octet
 	b.emit(p[:end])
 	b.gap(p[end:])
 }
@@ -134,15 +137,16 @@ func (b *body) writeRelaxed(p []byte) {
 // end. All the rest, line ends included, goes to the hash as it stands.
 func (b *body) relax(p []byte) {
 	if bytes.IndexByte(p, ' ') < 0 { // base64, most often
-		if strayLineEnd(p) {
-			b.stray = true
-		}
+		stray, octet := strayLineEnd(p)
+		b.stray = b.stray || stray
+		b.octet = b.octet || octet
 		b.emit(p)
 		return
 	}
 	start := 0 // of what was not hashed yet
 	for i := 0; ; {
-		k := nextIrregular(p, i)
+		k, octet := nextIrregular(p, i)
+		b.octet = b.octet || octet
 		if k == len(p) {
 			b.emit(p[start:])
 			return
@@ -166,6 +170,27 @@ func (b *body) relax(p []byte) {
 		if p[i] == '\n' {
 			b.stray = true
 		}
+	}
+}
+
+// measure notes a line of more than limit octets. A line end is an LF here: with
+// any other the body is not signed. As no line end can be missed by looking for
+// the last one that is near enough, most of the body is not looked at.
+func (b *body) measure(p []byte, limit int) {
+	if b.long {
+		return
+	}
+	for {
+		// The line end may be limit+1 octets away, with its CR.
+		n := min(len(p), limit+2-b.column)
+		k := lastLF(p[:n])
+		if k < 0 {
+			b.column += n
+			b.long = b.column > limit+1
+			return
+		}
+		b.column = 0
+		p = p[k+1:]
 	}
 }
 

@@ -80,7 +80,7 @@ func signCorpus(t *testing.T, canonicalizations ...string) []signedMessage {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := New(Options{Header: header, Body: body})
+			s := New(Options{Header: header, Body: body, Profile: Postfix})
 			m.feed(t, s)
 			if got, want := s.StrayLineEnds(), strings.HasPrefix(name, "bare-"); got != want {
 				t.Errorf("%s: StrayLineEnds is %v, want %v", name, got, want)

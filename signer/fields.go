@@ -35,9 +35,11 @@ type rule struct {
 	// none can be added without breaking the signature (RFC 6376, section
 	// 8.15).
 	oversign bool
-	// late marks what Sendmail adds after its filters when it is missing. It
-	// adds From too, but a message without From is not signed at all.
-	late bool
+	// nature is how Sendmail treats it.
+	nature nature
+	// unsigned marks a name that is on no list: its fields are counted, as
+	// Risks wants to know, and nothing else.
+	unsigned bool
 }
 
 const fromRule = 0
@@ -116,10 +118,13 @@ func NewFields(signed, oversigned []string) (*Fields, error) {
 	for _, name := range oversigned {
 		f.rules[f.index[strings.ToLower(name)]].oversign = true
 	}
-	for _, name := range []string{"date", "message-id"} {
-		if i, ok := f.index[name]; ok {
-			f.rules[i].late = true
-		}
+	listed := len(f.rules)
+	for _, name := range singletons {
+		f.add(name)
+	}
+	for i := range f.rules {
+		f.rules[i].nature = natures[strings.ToLower(f.rules[i].name)]
+		f.rules[i].unsigned = i >= listed
 	}
 	return f, nil
 }
@@ -188,6 +193,7 @@ var neverSigned = map[string]string{
 	"bcc":                    whyRemoved,
 	"resent-bcc":             whyRemoved,
 	"content-length":         whyRemoved,
+	"full-name":              whyRemoved,
 	"received":               whyTrace,
 	"delivered-to":           whyTrace,
 	"x-original-to":          whyTrace,
@@ -230,13 +236,16 @@ func (m *Message) choose() []int {
 	m.named = m.named[:0]
 	repeats := maxRepeats
 	for i, r := range m.fields.rules {
+		if r.unsigned {
+			break
+		}
 		n := m.names[i].count
-		signed := n
-		if n > 1 {
-			signed = 1 + min(n-1, repeats)
+		signed := m.names[i].firm
+		if signed > 1 {
+			signed = 1 + min(signed-1, repeats)
 			repeats -= signed - 1
 		}
-		if r.oversign && signed == n && !(n == 0 && r.late && m.profile == Careful) {
+		if r.oversign && signed == n && !(n == 0 && r.nature.late() && m.profile == Sendmail) {
 			signed++
 		}
 		for range signed {

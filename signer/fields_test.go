@@ -78,9 +78,9 @@ func TestCareful(t *testing.T) {
 			m       testMessage
 			want    int
 		}{
-			{Careful, simpleMessage(), 0},
+			{Sendmail, simpleMessage(), 0},
 			{Postfix, simpleMessage(), 1},
-			{Careful, simpleMessage(name), 2},
+			{Sendmail, simpleMessage(name), 2},
 			{Postfix, simpleMessage(name), 2},
 		} {
 			if got := count(signedNames(t, tt.m, Options{Profile: tt.profile}), name); got != tt.want {
@@ -264,7 +264,7 @@ func TestChanged(t *testing.T) {
 func TestBoundedNames(t *testing.T) {
 	m := simpleMessage("Subject")
 	for i := range 5000 {
-		m.fields = append(m.fields, Field{"Cc", fmt.Sprintf(" %d@example.net", i)}, Field{fmt.Sprintf("X-%d", i), " x"}, Field{"To", " y"})
+		m.fields = append(m.fields, Field{"Cc", fmt.Sprintf(" %d@example.net", i)}, Field{fmt.Sprintf("X-%d", i), " x"}, Field{"To", " y@example.net"})
 	}
 	names := signedNames(t, m, Options{})
 	if got := count(names, "Cc") + count(names, "To"); got != maxRepeats+2 {
@@ -306,7 +306,7 @@ func TestNoFrom(t *testing.T) {
 		{"two From", []Field{{"From", " ann@example.org"}, {"To", " b"}, {"from", " eve@example.org"}}, ErrSeveralFrom},
 		{"two From, one with a blank", []Field{{"From", " ann@example.org"}, {"FROM \t", " eve@example.org"}}, ErrSeveralFrom},
 		{"the same From twice", []Field{{"From", " a"}, {"From", " a"}}, ErrSeveralFrom},
-		{"one From", []Field{{"From ", " a"}}, nil},
+		{"one From", []Field{{"From ", " a@example.org"}}, nil},
 	} {
 		s := New(Options{})
 		testMessage{fields: tt.fields}.feed(t, s)

@@ -155,7 +155,11 @@ func simpleMessage(names ...string) testMessage {
 	m := testMessage{body: []byte("Hello\r\n")}
 	m.fields = append(m.fields, Field{"From", " ann@example.org"})
 	for _, name := range names {
-		m.fields = append(m.fields, Field{name, " value of " + name})
+		value := " value of " + name
+		if natures[strings.ToLower(name)].list() {
+			value = " " + name + " <" + name + "@example.org>"
+		}
+		m.fields = append(m.fields, Field{name, value})
 	}
 	return m
 }

@@ -70,13 +70,23 @@ var canonicalizations = map[string]Canonicalization{"relaxed": Relaxed, "simple"
 type Profile uint8
 
 const (
-	// Careful, the default, suits Sendmail and any server that is not known.
-	// Sendmail adds a missing From, Date or Message-ID after its filters have
-	// run, so the absence of these is never signed.
-	Careful Profile = iota
+	// Sendmail, the default, is also for any server that is not known. It adds
+	// a missing From, Date or Message-ID after its filters have run, so the
+	// absence of these is never signed. It writes address lists and MIME fields
+	// anew, so those that will differ then are left out of the signature, and
+	// the header is always signed in relaxed form: it folds anew, too.
+	Sendmail Profile = iota
 	// Postfix completes a message before its filters see it.
 	Postfix
 )
+
+// String returns the name of the mail server.
+func (p Profile) String() string {
+	if p == Postfix {
+		return "Postfix"
+	}
+	return "Sendmail"
+}
 
 // Options say how a message is signed. The zero value signs relaxed/relaxed
 // with the default fields behind a server that is not known.
@@ -85,6 +95,9 @@ type Options struct {
 	Body    Canonicalization
 	Fields  *Fields // nil: the default lists
 	Profile Profile
+
+	// Masquerade is for Sendmail; nil is none. It is not changed once in use.
+	Masquerade *Masquerade
 }
 
 // Errors for a message that no key can sign. A message has exactly one From
@@ -94,6 +107,9 @@ type Options struct {
 var (
 	ErrNoFrom      = errors.New("message has no From field")
 	ErrSeveralFrom = errors.New("message has several From fields")
+
+	// ErrFromRewritten is wrapped with how the server will change the field.
+	ErrFromRewritten = errors.New("the mail server will write the From field anew")
 )
 
 // keptArena and keptEntries bound what Reset carries over to the next message.
@@ -105,12 +121,18 @@ const (
 // Message is one message on its way to being signed. It is made by New, may be
 // used again after Reset, and is not safe for concurrent use.
 type Message struct {
-	header  Canonicalization
-	fields  *Fields
-	profile Profile
-	body    body
-	stray   bool   // a field value had a stray CR or LF
-	top     string // value of the topmost DKIM-Signature
+	header     Canonicalization
+	fields     *Fields
+	profile    Profile
+	masquerade *Masquerade
+	body       body
+	parts      parts       // declarations in the parts of the body
+	stray      bool        // a field value had a stray CR or LF
+	nul        bool        // the body has a NUL
+	declared   string      // the Content-Transfer-Encoding that says 8bit or binary
+	longLine   string      // the field that has a line over the limit
+	rewritten  []Rewritten // fields that the server will write anew
+	top        string      // value of the topmost DKIM-Signature
 
 	// Fields that may be signed, in canonical form one after the other.
 	arena   []byte
@@ -137,6 +159,10 @@ type entry struct {
 type instances struct {
 	count  int
 	lowest int // entry nearest to the body, or -1
+	// firm counts those below the lowest one that the server will write anew:
+	// instances are named from the bottom up (RFC 6376, section 5.4.2), so that
+	// no other can be signed. It is count where there is none.
+	firm int
 }
 
 // New returns a Message to be signed as o says.
@@ -150,14 +176,19 @@ func New(o Options) *Message {
 // Reset forgets the message and makes m ready for another one.
 func (m *Message) Reset(o Options) {
 	m.header = o.Header
-	m.profile = o.Profile
+	m.profile, m.masquerade = o.Profile, o.Masquerade
+	if m.profile == Sendmail {
+		m.header = Relaxed
+	}
 	m.fields = o.Fields
 	if m.fields == nil {
 		m.fields = defaultFields
 	}
 	m.body.reset(o.Body)
-	m.stray = false
-	m.top = ""
+	m.parts.reset()
+	m.stray, m.nul = false, false
+	m.declared, m.longLine, m.top = "", "", ""
+	m.rewritten = nil
 	m.arena = m.arena[:0]
 	if cap(m.arena) > keptArena {
 		m.arena = nil
@@ -181,6 +212,10 @@ func (m *Message) AddField(name, value string) {
 		m.stray = true
 	}
 	rule, ok := m.fields.rule(name)
+	if ok && m.fields.rules[rule].unsigned {
+		m.names[rule].count++
+		return
+	}
 	if !ok {
 		if m.top == "" && len(value) <= maxOwn && strings.EqualFold(trimName(name), fieldName) {
 			m.top = strings.Clone(value)
@@ -197,6 +232,14 @@ func (m *Message) AddField(name, value string) {
 	m.entries = append(m.entries, entry{start: start, end: len(m.arena), above: n.lowest})
 	n.lowest = len(m.entries) - 1
 	n.count++
+	n.firm++
+	if m.profile == Sendmail {
+		if why := m.fields.rules[rule].nature.change(value, m.masquerade); why != "" {
+			n.firm = 0
+			m.rewrite(rule, why)
+		}
+	}
+	m.look(rule, name, value)
 }
 
 // Write adds p to the body. Lines end in CRLF; a dot at the start of a line is
@@ -207,6 +250,7 @@ func (m *Message) Write(p []byte) (int, error) {
 		return 0, errors.New("body written after the message was signed")
 	}
 	m.body.write(p)
+	m.watch(p)
 	return len(p), nil
 }
 

@@ -67,7 +67,7 @@ func (m *Message) verifies(tags map[string]string, unsigned string, public crypt
 	}
 	for name := range strings.SplitSeq(tags["h"], ":") {
 		rule, ok := m.fields.rule(name)
-		if !ok { // fields of this name were not kept
+		if !ok || m.fields.rules[rule].unsigned { // fields of this name were not kept
 			return false
 		}
 		if next[rule] >= 0 {

@@ -1,6 +1,7 @@
 package signer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -27,7 +28,8 @@ const (
 // TAB, may not be relaxed text as it stands: a SP before a byte of 0x20 or
 // less, a CR without LF after it, or the byte before an LF when that byte is no
 // CR. It returns len(p) when there is none. Of the last byte only a CR counts.
-func nextIrregular(p []byte, i int) int {
+// octet tells that a byte on the way there is not ASCII.
+func nextIrregular(p []byte, i int) (next int, octet bool) {
 	q := p[i:]
 	for len(q) >= 17 {
 		x, n := binary.LittleEndian.Uint64(q[0:8]), binary.LittleEndian.Uint64(q[1:9])
@@ -37,16 +39,23 @@ func nextIrregular(p []byte, i int) int {
 		high := x | y | o
 		if (e|f|high)&top != 0 {
 			if high&top != 0 {
-				return nextIrregularOctet(p, len(p)-len(q))
+				return nextIrregularOctet(p, len(p)-len(q)), true
 			}
-			return len(p) - len(q) + firstLane(e, f)
+			return len(p) - len(q) + firstLane(e, f), false
 		}
 		q = q[16:]
 	}
-	return nextIrregularByte(p, len(p)-len(q))
+	from := len(p) - len(q)
+	next = nextIrregularByte(p, from)
+	var or byte
+	for _, c := range p[from:min(next+1, len(p))] {
+		or |= c
+	}
+	return next, or >= 0x80
 }
 
-// nextIrregularOctet is nextIrregular for text that is not ASCII.
+// nextIrregularOctet is nextIrregular for text that is not ASCII, which may
+// well begin behind what it returns.
 func nextIrregularOctet(p []byte, i int) int {
 	q := p[i:]
 	for len(q) >= 17 {
@@ -91,26 +100,43 @@ func equal(x uint64, c byte) uint64 {
 	return ^((v&low + low) | v)
 }
 
-// strayLineEnd reports whether p holds a CR or LF that is not half of a CRLF
-// in p. p is not empty.
-func strayLineEnd(p []byte) bool {
-	if p[0] == '\n' || p[len(p)-1] == '\r' {
-		return true
+// lastLF returns the index of the last LF in p, or -1.
+func lastLF(p []byte) int {
+	for len(p) >= 8 {
+		q := p[len(p)-8:]
+		if e := equal(binary.LittleEndian.Uint64(q), '\n') & top; e != 0 {
+			return len(p) - 1 - bits.LeadingZeros64(e)/8
+		}
+		p = p[:len(p)-8]
 	}
+	return bytes.LastIndexByte(p, '\n')
+}
+
+// strayLineEnd reports whether p holds a CR or LF that is not half of a CRLF
+// in p, and whether a byte before the first such is not ASCII. p is not empty.
+func strayLineEnd(p []byte) (stray, octet bool) {
+	if p[0] == '\n' || p[len(p)-1] == '\r' {
+		return true, false
+	}
+	var octets uint64
 	q := p
 	for len(q) >= 17 {
 		x, n := binary.LittleEndian.Uint64(q[0:8]), binary.LittleEndian.Uint64(q[1:9])
 		y, o := binary.LittleEndian.Uint64(q[8:16]), binary.LittleEndian.Uint64(q[9:17])
 		e := (((x ^ cr) + low) ^ ((n ^ lf) + low)) | (((y ^ cr) + low) ^ ((o ^ lf) + low)) | x | y | o
-		if e&top != 0 && ((equal(x, '\r')^equal(n, '\n'))|(equal(y, '\r')^equal(o, '\n')))&top != 0 {
-			return true
+		if e&top != 0 {
+			octets |= x | y
+			if ((equal(x, '\r')^equal(n, '\n'))|(equal(y, '\r')^equal(o, '\n')))&top != 0 {
+				return true, octets&top != 0
+			}
 		}
 		q = q[16:]
 	}
-	for i := range q[1:] {
-		if (q[i] == '\r') != (q[i+1] == '\n') {
-			return true
+	for i, c := range q {
+		octets |= uint64(c)
+		if i+1 < len(q) && (c == '\r') != (q[i+1] == '\n') {
+			return true, octets&top != 0
 		}
 	}
-	return false
+	return false, octets&top != 0
 }

@@ -22,8 +22,8 @@ const fieldName = "DKIM-Signature"
 // Sign closes the body and returns one signature for each key, in the order in
 // which they are to stand in the message: RSA above Ed25519, for verifiers
 // that stop after the first, and else as given. Either all keys sign or an
-// error is returned. A message that no key can sign gives ErrNoFrom or
-// ErrSeveralFrom.
+// error is returned. A message that no key can sign gives the error of
+// CheckFrom.
 //
 // The time is written as t=. Sign may be called again, with the same result
 // for the same arguments.
@@ -31,12 +31,8 @@ func (m *Message) Sign(now time.Time, keys []Key) ([]Field, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("no key to sign with")
 	}
-	switch m.names[fromRule].count {
-	case 0:
-		return nil, ErrNoFrom
-	case 1:
-	default:
-		return nil, ErrSeveralFrom
+	if err := m.CheckFrom(); err != nil {
+		return nil, err
 	}
 	if t := now.Unix(); t < 0 || t > maxTime-int64(MaxLifetime/time.Second) {
 		return nil, fmt.Errorf("signing time %v cannot be written as t=", now.UTC())

@@ -135,7 +135,7 @@ func TestRFCExamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := New(Options{Header: header, Body: body, Fields: f})
+		s := New(Options{Header: header, Body: body, Fields: f, Profile: Postfix})
 		m.feed(t, s)
 		s.body.close()
 		if s.body.base64 != tag["bh"] {

@@ -106,6 +106,10 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 
 	outcomes, bad := buildOutcomes(d, "outcome", d.Outcome)
 	found = append(found, bad...)
+	risks, bad := buildRisks(d)
+	found = append(found, bad...)
+	peers, bad := buildPeers(d)
+	found = append(found, bad...)
 	found = append(found, keeperProblems(d)...)
 	_, bad = buildPublishers(d)
 	found = append(found, bad...)
@@ -150,6 +154,8 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 		Fields:       fields,
 		Lifetime:     time.Duration(d.Signing.Expiry),
 		Outcomes:     outcomes,
+		Risks:        risks,
+		Peers:        peers,
 		Rows:         rows,
 		HeaderBytes:  int(d.Limits.HeaderBytes),
 		HeaderFields: d.Limits.HeaderFields,

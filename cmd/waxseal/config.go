@@ -52,6 +52,12 @@ type Config struct {
 	// refuses it.
 	Outcome OutcomeConfig `toml:"outcome"`
 
+	// What happens to mail of ours of which the signature may break on the way,
+	// or that receivers may refuse: "sign" signs it all the same, "unsigned" does
+	// what not_signable in [outcome] says, "reject" refuses it. Whatever it is,
+	// the log and waxseal_messages_at_risk_total have it by this name.
+	Risk RiskConfig `toml:"risk"`
+
 	// Limits, each with a defined outcome.
 	Limits LimitsConfig `toml:"limits"`
 
@@ -112,6 +118,22 @@ type ListenConfig struct {
 	// Allow an inet address that other machines can reach. Every machine that
 	// can connect can have mail signed: use it behind a firewall only.
 	AllowRemote bool `toml:"allow_remote"`
+
+	// The mail server that connects here: "postfix", "sendmail", or "auto" to go
+	// by its macro v, which tells Postfix; all others count as Sendmail. It
+	// decides what is left out of signatures because the mail server will change
+	// it. Applied on reload.
+	MTA milter.MTA `toml:"mta"`
+
+	// Domains that Sendmail writes anew in From, Sender and Reply-To after
+	// signing, as MASQUERADE_AS, MASQUERADE_DOMAIN or a genericstable tell it to:
+	// "mail.example.com", or ".example.com" for all below it. Such a field is not
+	// signed, and mail with such a From cannot be. Applied on reload.
+	Masquerade []string `toml:"masquerade"`
+
+	// It writes them anew in To and Cc, too: FEATURE(allmasquerade). Applied on
+	// reload.
+	MasqueradeRecipients bool `toml:"masquerade_recipients"`
 
 	// Origin rules of this listener, in place of those for all: a table
 	// [listen.NAME.origin] in which every rule is off that is not set. There,
@@ -277,6 +299,7 @@ type RowConfig struct {
 type SigningConfig struct {
 	// Header and body canonicalization (RFC 6376, section 3.4): "relaxed" or
 	// "simple" for each. Simple headers break when a mail server folds them anew.
+	// Sendmail does, and so gets relaxed ones in any case.
 	Canonicalization Canonicalization `toml:"canonicalization"`
 
 	// How long signatures are valid (x=). "0s": for ever. A queue may hold mail
@@ -324,6 +347,43 @@ type OutcomeConfig struct {
 
 	// The header is over one of the limits: accept or reject.
 	OverLimit milter.Action `toml:"over_limit"`
+}
+
+// RiskConfig is the [risk] table.
+type RiskConfig struct {
+	// A line of the body is so long that the mail server breaks it: over 998
+	// octets for Postfix, 990 for Sendmail.
+	LongBodyLine milter.RiskAction `toml:"long_body_line"`
+
+	// So is a line of a signed header field.
+	LongHeaderLine milter.RiskAction `toml:"long_header_line"`
+
+	// 8-bit text that the mail server encodes anew when the next hop lacks
+	// 8BITMIME.
+	EightBit milter.RiskAction `toml:"eight_bit"`
+
+	// There is no Date field.
+	MissingDate milter.RiskAction `toml:"missing_date"`
+
+	// There is no Message-ID field.
+	MissingMessageID milter.RiskAction `toml:"missing_message_id"`
+
+	// A CR or LF that ends no line.
+	BareCRLF milter.RiskAction `toml:"bare_cr_lf"`
+
+	// A NUL octet in the body.
+	NUL milter.RiskAction `toml:"nul"`
+
+	// Two Subject fields, or two of another kind of which there is one at most.
+	DuplicateField milter.RiskAction `toml:"duplicate_field"`
+
+	// Sendmail will write an address or MIME field anew, which is left out of
+	// the signature therefore.
+	RewrittenField milter.RiskAction `toml:"rewritten_field"`
+
+	// No From field, two of them, authors of two domains, one that cannot be
+	// read for certain, or one that Sendmail will write anew: unsigned or reject.
+	BadFrom milter.RiskAction `toml:"bad_from"`
 }
 
 // LimitsConfig is the [limits] table.
@@ -413,6 +473,18 @@ func defaultConfig() Config {
 			NotSignable: milter.DefaultAction(milter.NotSignable),
 			OverLimit:   milter.DefaultAction(milter.OverLimit),
 		},
+		Risk: RiskConfig{
+			LongBodyLine:     milter.DefaultRiskAction(signer.LongBodyLine),
+			LongHeaderLine:   milter.DefaultRiskAction(signer.LongHeaderLine),
+			EightBit:         milter.DefaultRiskAction(signer.EightBit),
+			MissingDate:      milter.DefaultRiskAction(signer.MissingDate),
+			MissingMessageID: milter.DefaultRiskAction(signer.MissingMessageID),
+			BareCRLF:         milter.DefaultRiskAction(signer.BareCRLF),
+			NUL:              milter.DefaultRiskAction(signer.NUL),
+			DuplicateField:   milter.DefaultRiskAction(signer.DuplicateField),
+			RewrittenField:   milter.DefaultRiskAction(signer.RewrittenField),
+			BadFrom:          milter.DefaultRiskAction(milter.BadFrom),
+		},
 		Limits: LimitsConfig{
 			Connections:   milter.DefaultConnections,
 			HeaderBytes:   milter.DefaultHeaderBytes,
@@ -429,7 +501,7 @@ func defaultConfig() Config {
 
 // defaultListen is a listener's settings before its table is read.
 func defaultListen() ListenConfig {
-	return ListenConfig{Mode: FileMode(defaultSocketMode)}
+	return ListenConfig{Mode: FileMode(defaultSocketMode), MTA: milter.MTAAuto, Masquerade: []string{}}
 }
 
 // defaultRow is a row's settings before its table is read.

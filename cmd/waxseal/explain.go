@@ -31,6 +31,17 @@ type explained struct {
 	Action    string   `json:"action,omitempty"`
 	Reply     string   `json:"reply,omitempty"`
 	Reason    string   `json:"reason"`
+
+	Risks []explainedRisk `json:"risks,omitempty"` // of a whole message
+}
+
+// explainedRisk is what may break the signature of the message, or have it
+// refused.
+type explainedRisk struct {
+	Risk   string `json:"risk"`
+	Action string `json:"action"` // as [risk] has it
+	Why    string `json:"why"`
+	Remedy string `json:"remedy"`
 }
 
 func (a *app) explainCommand() *cobra.Command {
@@ -43,8 +54,9 @@ func (a *app) explainCommand() *cobra.Command {
 		Long: `Walk through the rules for a message, and tell at each step what matched and
 why, what would be signed with what, and what would change it. The message is
 one that is read from standard input, or with --from just an author's address.
-The same functions decide as in the daemon. The exit status is 1 when the
-message would not be signed.
+The same functions decide as in the daemon. Of a message, it also tells what
+may break its signature on the way ([risk] in the configuration). The exit
+status is 1 when the message would not be signed.
 
 Without --client, --login and --daemon-name the message counts as handed in on
 this machine; with --local it does beside a daemon name, too, which Postfix
@@ -79,7 +91,7 @@ always has. The rules are those of the only listener, or of the one that
 				if strings.ContainsAny(from, "\r\n") {
 					return misused(fmt.Errorf("--from %q has a line end", from))
 				}
-				message = &rawMessage{fields: []rawField{{"From", " " + from}}}
+				message = &rawMessage{fields: []rawField{{"From", " " + from}}, authorOnly: true}
 			} else if _, message, err = readMessage(a.stdin); err != nil {
 				return err
 			}
@@ -186,6 +198,9 @@ func explainMessage(ctx context.Context, settings *milter.Settings, connection p
 		}
 	}
 	_, steps := settings.Rules.Explain(connection, facts)
+	if message.authorOnly {
+		settings = withoutRisks(settings)
+	}
 	r := signMessage(ctx, settings, connection, login, message, now)
 	e := explanation{Steps: steps, Result: explained{
 		Signed: r.Signed, Domain: r.Domain, Selectors: r.Selectors, Row: r.Row,
@@ -194,7 +209,23 @@ func explainMessage(ctx context.Context, settings *milter.Settings, connection p
 	if r.Code > 0 {
 		e.Result.Reply = fmt.Sprintf("%d %s", r.Code, r.Text)
 	}
+	for _, risk := range r.Risks {
+		if !message.authorOnly || risk.Name == milter.BadFrom {
+			e.Result.Risks = append(e.Result.Risks, explainedRisk{string(risk.Name), string(risk.Action), risk.Why, risk.Remedy})
+		}
+	}
 	return e
+}
+
+// withoutRisks returns settings for which only the author counts.
+func withoutRisks(s *milter.Settings) *milter.Settings {
+	calm := *s
+	calm.Risks = milter.RiskActions{}
+	for _, name := range milter.RiskNames() {
+		calm.Risks[name] = milter.RiskSign
+	}
+	calm.Risks[milter.BadFrom] = s.Risks[milter.BadFrom]
+	return &calm
 }
 
 func (a *app) printExplanation(e explanation) error {
@@ -210,10 +241,13 @@ func (a *app) printExplanation(e explanation) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", s.Stage, s.Rule, answer, why)
 	}
+	r := e.Result
+	for _, risk := range r.Risks {
+		fmt.Fprintf(table, "risk\t%s\t%s\t%s (remedy: %s)\n", risk.Risk, risk.Action, risk.Why, risk.Remedy)
+	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	r := e.Result
 	switch {
 	case r.Signed:
 		fmt.Fprintf(a.stdout, "signed as %s with %s\n", r.Domain, strings.Join(r.Selectors, " and "))

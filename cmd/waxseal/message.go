@@ -20,6 +20,8 @@ type rawField struct{ name, value string }
 type rawMessage struct {
 	fields []rawField
 	body   []byte
+
+	authorOnly bool // it was made up for its author's address
 }
 
 // readMessage reads a message from standard input. It returns the bytes as

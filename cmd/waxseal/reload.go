@@ -248,8 +248,11 @@ func needsRestart(old, new *Config) []string {
 	changed := len(old.Listen) != len(new.Listen)
 	for name, is := range new.Listen {
 		was, ok := old.Listen[name]
-		was.Origin, is.Origin = nil, nil // which a reload takes
-		changed = changed || !ok || was != is
+		// What a reload takes:
+		for _, c := range []*ListenConfig{&was, &is} {
+			c.Origin, c.MTA, c.Masquerade, c.MasqueradeRecipients = nil, "", nil, false
+		}
+		changed = changed || !ok || !reflect.DeepEqual(was, is)
 	}
 	add("listen", changed)
 	return names

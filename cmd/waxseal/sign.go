@@ -76,6 +76,10 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 		return err
 	}
 	result := signMessage(ctx, &settings, connection, login, message, a.now)
+	for _, risk := range result.Risks {
+		a.notice("risk %s: %s", risk.Name, risk.Why)
+		a.notice("hint: %s", risk.Remedy)
+	}
 	if !result.Signed {
 		return fmt.Errorf("not signed: %s", result.Reason)
 	}
