@@ -64,6 +64,11 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 		connection.Listener = names[0] // whose rules are those of all mail
 	}
 	settings := *live.settings
+	if len(config.Listen) == 1 { // the mail server is the one that connects there
+		for _, peer := range live.settings.Peers {
+			settings.Peers = map[string]milter.Peer{"": peer}
+		}
+	}
 	if domain != "" {
 		if settings.Domain, err = policy.Domain(domain); err != nil {
 			return misused(err)
