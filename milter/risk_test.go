@@ -195,9 +195,6 @@ func TestSendmailAndSimpleHeaders(t *testing.T) {
 }
 
 func TestEveryRiskHasARemedyAndADefaultThatIsAllowed(t *testing.T) {
-	if got := len(RiskNames()); got != 10 {
-		t.Errorf("%d risks", got)
-	}
 	for _, name := range RiskNames() {
 		if err := (RiskActions{name: DefaultRiskAction(name)}).Check(); err != nil {
 			t.Errorf("%s: %v", name, err)
