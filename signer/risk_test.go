@@ -36,7 +36,7 @@ func TestRisks(t *testing.T) {
 		return fields
 	}
 	line := func(n int) string { return strings.Repeat("x", n) + "\r\n" }
-	part := "--b\r\nContent-Type: text/plain\r\ncontent-transfer-encoding:  8Bit\r\n\r\nhello\r\n"
+	part := "--b\r\nContent-Type: text/plain\r\ncontent-transfer-encoding:  8Bit\r\n\r\nhello\r\n--b--\r\n"
 	for _, tt := range []struct {
 		name              string
 		fields            []Field
