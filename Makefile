@@ -1,6 +1,6 @@
 # make          build ./waxseal
 # make test     everything: formatting, vet, linters, all tests with the race
-#               detector, against a real Postfix. As root on Debian it installs
+#               detector, against a real Postfix and Sendmail. As root on Debian it installs
 #               what is missing first; elsewhere it runs what can run, and
 #               names what it skipped and why.
 # make bench    the benchmarks

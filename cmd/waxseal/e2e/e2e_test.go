@@ -1,5 +1,5 @@
 // Package e2e tests the real waxseal binary in its real place: behind a private
-// Postfix that delivers into a directory, with other people's verifiers judging
+// Postfix that delivers into a directory, and a private Sendmail before a sink, with other people's verifiers judging
 // what arrives. It promises what an administrator sees: mail that is ours
 // arrives signed, whatever way it took and whatever it holds; nothing else in
 // it changed; and no reload, stop or broken peer loses or spoils any.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/textproto"
 	"testing"
@@ -13,8 +14,14 @@ import (
 
 // smtpClient speaks SMTP and leaves the bytes of a message alone.
 type smtpClient struct {
-	conn net.Conn
+	conn smtpConn
 	text *textproto.Conn
+}
+
+// smtpConn is a connection to a server, or the pipes to one that is a child.
+type smtpConn interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
 }
 
 // dialSMTP connects and says EHLO.
@@ -23,6 +30,11 @@ func dialSMTP(address string) (*smtpClient, error) {
 	if err != nil {
 		return nil, err
 	}
+	return greetSMTP(conn)
+}
+
+// greetSMTP says EHLO.
+func greetSMTP(conn smtpConn) (*smtpClient, error) {
 	c := &smtpClient{conn, textproto.NewConn(conn)}
 	_ = conn.SetDeadline(time.Now().Add(2 * patience))
 	if _, _, err := c.text.ReadResponse(220); err != nil {
