@@ -16,9 +16,10 @@ import (
 // lie in one temporary directory. It listens on loopback only, asks no DNS, and
 // delivers as an unprivileged user.
 type postfix struct {
-	dir   string
-	ports map[string]int
-	used  atomic.Int32 // mailboxes given out
+	dir    string
+	ports  map[string]int
+	master string       // further lines of master.cf
+	used   atomic.Int32 // mailboxes given out
 }
 
 // service is an smtpd of its own: a port with its own settings.
@@ -244,6 +245,7 @@ milter_default_action = tempfail
 	master.WriteString(`pickup unix n - n 1 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
 defer unix - - n - 0 bounce
@@ -262,6 +264,7 @@ anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 `)
+	master.WriteString(p.master)
 	writeFile(t, p.path("conf/master.cf"), master.String(), 0o644)
 }
 

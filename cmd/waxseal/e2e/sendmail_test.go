@@ -74,11 +74,19 @@ func ownDir(t *testing.T) string {
 }
 
 // startSendmail starts a Sendmail with the given lines of sendmail.mc, which
-// come last before the mailers, and delivers into the sink.
+// come last before the mailers, and one listener. It delivers into the sink.
 func startSendmail(t *testing.T, hop *sink, mc string) *sendmail {
 	t.Helper()
+	port := freePort(t)
+	return startSendmailAt(t, hop, port, mc+fmt.Sprintf("\nFEATURE(`no_default_msa')dnl\nDAEMON_OPTIONS(`Name=MTA, Addr=127.0.0.1, Port=%d')dnl\n", port))
+}
+
+// startSendmailAt is startSendmail with the listeners among the lines; one of
+// them is at this port.
+func startSendmailAt(t *testing.T, hop *sink, port int, mc string) *sendmail {
+	t.Helper()
 	require(t, sendmailNeeds...)
-	s := &sendmail{dir: ownDir(t), port: freePort(t), hop: hop}
+	s := &sendmail{dir: ownDir(t), port: port, hop: hop}
 	s.configure(t, mc)
 
 	daemon := s.program("-C"+s.path("sendmail.cf"), "-bD", "-q1m", "-X"+s.path("transcript"))
@@ -141,13 +149,11 @@ define(`+"`confDELAY_LA', `1000'"+`)dnl
 	s.build(t, "sendmail", private+fmt.Sprintf(`define(`+"`QUEUE_DIR', `%[1]s/mqueue'"+`)dnl
 define(`+"`STATUS_FILE', `%[1]s/statistics'"+`)dnl
 define(`+"`confPID_FILE', `%[1]s/sendmail.pid'"+`)dnl
-define(`+"`ESMTP_MAILER_ARGS', `TCP $h %[3]d'"+`)dnl
-define(`+"`RELAY_MAILER_ARGS', `TCP $h %[3]d'"+`)dnl
+define(`+"`ESMTP_MAILER_ARGS', `TCP $h %[2]d'"+`)dnl
+define(`+"`RELAY_MAILER_ARGS', `TCP $h %[2]d'"+`)dnl
 FEATURE(`+"`accept_unresolvable_domains'"+`)dnl
 FEATURE(`+"`mailertable', `text -k0 -v1 %[1]s/mailertable'"+`)dnl
-FEATURE(`+"`no_default_msa'"+`)dnl
-DAEMON_OPTIONS(`+"`Name=MTA, Addr=127.0.0.1, Port=%[2]d'"+`)dnl
-`, s.dir, s.port, s.hop.port)+mc+"\nMAILER(`smtp')dnl\n")
+`, s.dir, s.hop.port)+mc+"\nMAILER(`smtp')dnl\n")
 
 	s.build(t, "submit", private+fmt.Sprintf(`define(`+"`MSP_QUEUE_DIR', `%[1]s/clientmqueue'"+`)dnl
 define(`+"`STATUS_FILE', `%[1]s/clientmqueue/statistics'"+`)dnl

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -73,6 +75,16 @@ func (c *smtpClient) command(code int, format string, args ...any) error {
 	}
 	_, _, err := c.text.ReadResponse(code)
 	return err
+}
+
+// startTLS goes on in TLS, with a server that has a certificate of this pool.
+func (c *smtpClient) startTLS(name string, pool *x509.CertPool) error {
+	if err := c.command(220, "STARTTLS"); err != nil {
+		return err
+	}
+	conn := tls.Client(c.conn.(net.Conn), &tls.Config{ServerName: name, RootCAs: pool})
+	c.conn, c.text = conn, textproto.NewConn(conn)
+	return c.command(250, "EHLO client.example.com")
 }
 
 // login authenticates with a password (RFC 4616).
