@@ -144,6 +144,7 @@ define(`+"`confDONT_PROBE_INTERFACES', `True'"+`)dnl
 define(`+"`confQUEUE_LA', `1000'"+`)dnl
 define(`+"`confREFUSE_LA', `1000'"+`)dnl
 define(`+"`confDELAY_LA', `1000'"+`)dnl
+define(`+"`confMAX_HOP', `100'"+`)dnl
 `, s.dir, deliveryUser)
 
 	s.build(t, "sendmail", private+fmt.Sprintf(`define(`+"`QUEUE_DIR', `%[1]s/mqueue'"+`)dnl

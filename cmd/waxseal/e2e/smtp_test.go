@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/textproto"
+	"regexp"
 	"testing"
 	"time"
 )
@@ -141,6 +142,28 @@ func (c *smtpClient) send(e envelope, message []byte) error {
 		return err
 	}
 	return c.end()
+}
+
+var queuedAs = regexp.MustCompile(`queued as (\w+)|(\w+) Message accepted`)
+
+// sendQueued is send, and returns the id that the message has in the queue of
+// Postfix or Sendmail.
+func (c *smtpClient) sendQueued(e envelope, message []byte) (string, error) {
+	if err := c.begin(e); err != nil {
+		return "", err
+	}
+	if err := c.write(append(stuffed(message), ".\r\n"...)); err != nil {
+		return "", err
+	}
+	_, reply, err := c.text.ReadResponse(250)
+	if err != nil {
+		return "", fmt.Errorf("end of message: %w", err)
+	}
+	m := queuedAs.FindStringSubmatch(reply)
+	if m == nil {
+		return "", fmt.Errorf("no queue id in %q", reply)
+	}
+	return m[1] + m[2], nil
 }
 
 func stuffed(message []byte) []byte {
