@@ -127,6 +127,7 @@ type Message struct {
 	masquerade *Masquerade
 	body       body
 	parts      parts       // declarations in the parts of the body
+	multipart  multipart   // what Sendmail does to its parts
 	stray      bool        // a field value had a stray CR or LF
 	nul        bool        // the body has a NUL
 	declared   string      // the Content-Transfer-Encoding that says 8bit or binary
@@ -186,6 +187,7 @@ func (m *Message) Reset(o Options) {
 	}
 	m.body.reset(o.Body)
 	m.parts.reset()
+	m.multipart.reset(o.Body == Simple)
 	m.stray, m.nul = false, false
 	m.declared, m.longLine, m.top = "", "", ""
 	m.rewritten = nil

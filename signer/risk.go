@@ -21,6 +21,9 @@ const (
 	NUL              Risk = "nul"                // a NUL octet in the body
 	DuplicateField   Risk = "duplicate_field"    // two fields of a kind of which there is one at most
 	RewrittenField   Risk = "rewritten_field"    // the server will write a field anew, which is not signed therefore
+
+	// RewrittenMultipart is a multipart that the server will write in another way.
+	RewrittenMultipart Risk = "rewritten_multipart"
 )
 
 // Rewritten is a field that the server will write anew.
@@ -97,6 +100,9 @@ func (m *Message) look(rule int, name, value string) {
 		}
 	case strings.EqualFold(r.name, "Content-Type"):
 		kind := strings.ToLower(strings.TrimLeft(value, " \t\r\n"))
+		if m.profile == Sendmail {
+			m.multipart.begin(value)
+		}
 		m.parts.wanted = m.profile == Postfix && (strings.HasPrefix(kind, "multipart/") || strings.HasPrefix(kind, "message/"))
 	}
 }
@@ -124,6 +130,7 @@ func (m *Message) watch(p []byte) {
 	if m.parts.wanted && !m.parts.found {
 		m.parts.scan(p)
 	}
+	m.multipart.scan(p)
 }
 
 // parts looks for a Content-Transfer-Encoding of 8bit or binary in the parts of
@@ -212,6 +219,9 @@ func (m *Message) Risks() []Finding {
 		add(EightBit, "Content-Transfer-Encoding of a part is 8bit or binary: Postfix encodes it anew for a next hop without 8BITMIME")
 	case m.profile == Sendmail && m.body.octet:
 		add(EightBit, "the body has 8-bit octets: Sendmail encodes it anew for a next hop without 8BITMIME")
+	}
+	if why := m.multipart.changed(); why != "" {
+		add(RewrittenMultipart, "%s, and Sendmail writes it in another way", why)
 	}
 	count := func(name string) int { return m.names[m.fields.index[strings.ToLower(name)]].count }
 	if count("Date") == 0 {

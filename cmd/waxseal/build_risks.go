@@ -16,16 +16,17 @@ import (
 func buildRisks(d *decoded) (milter.RiskActions, problems) {
 	c := d.Risk
 	actions := milter.RiskActions{
-		signer.LongBodyLine:     c.LongBodyLine,
-		signer.LongHeaderLine:   c.LongHeaderLine,
-		signer.EightBit:         c.EightBit,
-		signer.MissingDate:      c.MissingDate,
-		signer.MissingMessageID: c.MissingMessageID,
-		signer.BareCRLF:         c.BareCRLF,
-		signer.NUL:              c.NUL,
-		signer.DuplicateField:   c.DuplicateField,
-		signer.RewrittenField:   c.RewrittenField,
-		milter.BadFrom:          c.BadFrom,
+		signer.LongBodyLine:       c.LongBodyLine,
+		signer.LongHeaderLine:     c.LongHeaderLine,
+		signer.EightBit:           c.EightBit,
+		signer.MissingDate:        c.MissingDate,
+		signer.MissingMessageID:   c.MissingMessageID,
+		signer.BareCRLF:           c.BareCRLF,
+		signer.NUL:                c.NUL,
+		signer.DuplicateField:     c.DuplicateField,
+		signer.RewrittenField:     c.RewrittenField,
+		signer.RewrittenMultipart: c.RewrittenMultipart,
+		milter.BadFrom:            c.BadFrom,
 	}
 	var found problems
 	for _, name := range milter.RiskNames() {

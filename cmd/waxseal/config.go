@@ -381,6 +381,10 @@ type RiskConfig struct {
 	// the signature therefore.
 	RewrittenField milter.RiskAction `toml:"rewritten_field"`
 
+	// A multipart that lacks its last delimiter, or a part whose header is none,
+	// which Sendmail will write in another way.
+	RewrittenMultipart milter.RiskAction `toml:"rewritten_multipart"`
+
 	// No From field, two of them, authors of two domains, one that cannot be
 	// read for certain, or one that Sendmail will write anew: unsigned or reject.
 	BadFrom milter.RiskAction `toml:"bad_from"`
@@ -474,16 +478,17 @@ func defaultConfig() Config {
 			OverLimit:   milter.DefaultAction(milter.OverLimit),
 		},
 		Risk: RiskConfig{
-			LongBodyLine:     milter.DefaultRiskAction(signer.LongBodyLine),
-			LongHeaderLine:   milter.DefaultRiskAction(signer.LongHeaderLine),
-			EightBit:         milter.DefaultRiskAction(signer.EightBit),
-			MissingDate:      milter.DefaultRiskAction(signer.MissingDate),
-			MissingMessageID: milter.DefaultRiskAction(signer.MissingMessageID),
-			BareCRLF:         milter.DefaultRiskAction(signer.BareCRLF),
-			NUL:              milter.DefaultRiskAction(signer.NUL),
-			DuplicateField:   milter.DefaultRiskAction(signer.DuplicateField),
-			RewrittenField:   milter.DefaultRiskAction(signer.RewrittenField),
-			BadFrom:          milter.DefaultRiskAction(milter.BadFrom),
+			LongBodyLine:       milter.DefaultRiskAction(signer.LongBodyLine),
+			LongHeaderLine:     milter.DefaultRiskAction(signer.LongHeaderLine),
+			EightBit:           milter.DefaultRiskAction(signer.EightBit),
+			MissingDate:        milter.DefaultRiskAction(signer.MissingDate),
+			MissingMessageID:   milter.DefaultRiskAction(signer.MissingMessageID),
+			BareCRLF:           milter.DefaultRiskAction(signer.BareCRLF),
+			NUL:                milter.DefaultRiskAction(signer.NUL),
+			DuplicateField:     milter.DefaultRiskAction(signer.DuplicateField),
+			RewrittenField:     milter.DefaultRiskAction(signer.RewrittenField),
+			RewrittenMultipart: milter.DefaultRiskAction(signer.RewrittenMultipart),
+			BadFrom:            milter.DefaultRiskAction(milter.BadFrom),
 		},
 		Limits: LimitsConfig{
 			Connections:   milter.DefaultConnections,

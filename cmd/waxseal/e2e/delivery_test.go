@@ -364,6 +364,8 @@ func (d *delivery) whatBroke(sent, got *message) []string {
 		add("eight_bit")
 	case longestLine(string(sent.body)) > d.server.longestLine && strings.TrimRight(strings.ReplaceAll(string(got.body), d.server.lineBreak, ""), "\r\n") == strings.TrimRight(string(sent.body), "\r\n"):
 		add("long_body_line")
+	case d.server.name == "Sendmail" && strings.HasPrefix(strings.ToLower(sent.get("Content-Type")), "multipart/"):
+		add("rewritten_multipart")
 	default:
 		add(fmt.Sprintf("a change of the body from %.300q to %.300q", sent.body, got.body))
 	}
