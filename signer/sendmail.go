@@ -176,6 +176,7 @@ const (
 	badSyntax   = "Sendmail repairs what is no valid address list"
 	badName     = "Sendmail puts quotation marks around a name with any of .'@;:\\[]() in it"
 	badAddress  = "Sendmail writes an address without the blanks and comments in it"
+	badUTF8     = "an address beyond ASCII, into which Sendmail puts octets of its own"
 	unqualified = "Sendmail completes an address without a full domain"
 )
 
@@ -273,6 +274,9 @@ func (l *list) element(grouped bool) string {
 			if why := l.domain(); why != "" {
 				return why
 			}
+			if hasHighControl(l.s[word:l.i]) {
+				return badUTF8
+			}
 			return l.comments(true)
 		case c == '>' || c < ' ' || c == 0x7f:
 			return badSyntax
@@ -325,6 +329,9 @@ func (l *list) angle() string {
 			if l.peek() != '>' {
 				return badAddress
 			}
+			if hasHighControl(l.s[at:l.i]) {
+				return badUTF8
+			}
 			l.i++
 			return l.comments(false)
 		case '>':
@@ -336,6 +343,17 @@ func (l *list) angle() string {
 			l.i++
 		}
 	}
+}
+
+// hasHighControl says whether an address has an octet from 0x80 to 0x9f, as many
+// letters beyond ASCII have. Sendmail uses these for itself and marks each.
+func hasHighControl(address string) bool {
+	for i := range len(address) {
+		if c := address[i]; c >= 0x80 && c <= 0x9f {
+			return true
+		}
+	}
+	return false
 }
 
 // group reads the members of a group behind its name.
