@@ -131,6 +131,27 @@ func BenchmarkBody(b *testing.B) {
 	}
 }
 
+// BenchmarkMultipart reads an attachment as Sendmail does, chunk by chunk.
+func BenchmarkMultipart(b *testing.B) {
+	const chunk = 64 << 10
+	text := []byte("--e\r\nContent-Transfer-Encoding: base64\r\n\r\n" + string(base64Body(1<<20)) + "\r\n--e--\r\n")
+	var m multipart
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		m.reset(false)
+		m.begin(" multipart/mixed; boundary=e")
+		for rest := text; len(rest) > 0; {
+			n := min(len(rest), chunk)
+			m.scan(rest[:n])
+			rest = rest[n:]
+		}
+		if why := m.changed(); why != "" {
+			b.Fatal(why)
+		}
+	}
+}
+
 func BenchmarkHeader(b *testing.B) {
 	fields := benchMessage(0).fields
 	for _, c := range []Canonicalization{Relaxed, Simple} {

@@ -64,6 +64,7 @@ func TestRisks(t *testing.T) {
 		{"8-bit octets without a blank", complete, "hall\xf6chen\r\n", nil, []Risk{EightBit}},
 		{"one 8-bit octet at the end", complete, strings.Repeat("all is ascii so far\r\n", 50) + "\xff\r\n", nil, []Risk{EightBit}},
 		{"8bit declared in a part", with("Content-Type", " Multipart/mixed; boundary=b"), part, []Risk{EightBit}, nil},
+		{"multipart without its last delimiter", with("Content-Type", " multipart/mixed; boundary=b"), "--b\r\n\r\nhello\r\n", nil, []Risk{RewrittenMultipart}},
 		{"the same in text", with("Content-Type", " text/plain"), part, nil, nil},
 		{"no Date", []Field{complete[0], complete[2]}, "", []Risk{MissingDate}, []Risk{MissingDate}},
 		{"no Message-ID", complete[:2], "", []Risk{MissingMessageID}, []Risk{MissingMessageID}},
