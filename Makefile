@@ -1,8 +1,8 @@
 # make          build ./waxseal
 # make test     everything: formatting, vet, linters, all tests with the race
-#               detector, against a real Postfix and Sendmail. As root on Debian it installs
-#               what is missing first; elsewhere it runs what can run, and
-#               names what it skipped and why.
+#               detector, against a real Postfix and Sendmail. As root on
+#               Debian it installs what is missing first; elsewhere it runs
+#               what can run, and names what it skipped and why.
 # make bench    the benchmarks
 # make bench-peers  waxseal beside other milters (contrib/bench/README.md)
 # make install  the binary, below $(DESTDIR)$(PREFIX)

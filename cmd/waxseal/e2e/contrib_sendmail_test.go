@@ -14,9 +14,10 @@ func serveContribSendmail(t *testing.T, toml string, keys *keystore, oldnew ...s
 	t.Helper()
 	dir := ownDir(t)
 	run := filepath.Join(dir, "run")
-	mkdir(t, run, "root", "root", 0o750)
+	mkdir(t, run, deliveryUser, "nogroup", 0o750)
 	text := contrib(t, "sendmail/"+toml, append(oldnew, "/run/waxseal", run)...)
 	serve(t, daemonOptions{}, "--config", configure(t, filepath.Join(dir, "waxseal.toml"), text+"\n[keystore]\nurl = \"dir:"+keys.dir+"\"\n"))
+	chown(t, filepath.Join(run, "milter.sock"), deliveryUser, "nogroup") // as if the daemon ran as this user
 	return run
 }
 

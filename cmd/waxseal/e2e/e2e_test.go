@@ -112,7 +112,7 @@ func require(t *testing.T, needs ...need) {
 
 func root() error {
 	if os.Geteuid() != 0 {
-		return errors.New("not root, which a private Postfix needs")
+		return errors.New("not root, which a private mail server needs")
 	}
 	return nil
 }
