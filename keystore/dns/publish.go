@@ -123,7 +123,7 @@ func (u *Update) Publish(ctx context.Context, c Change) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	p := &primary{name: mdns.Fqdn(c.Name), zone: u.zone, host: u.host}
+	p := u.primaryOf(&c)
 	if err := u.locate(ctx, p); err != nil {
 		return u.failed(ctx, &c, p, err)
 	}
@@ -152,6 +152,27 @@ func (u *Update) Publish(ctx context.Context, c Change) error {
 		text:   fmt.Sprintf("somebody else changed the name %d times while we wanted to", maxRaces),
 		remedy: "see to it that only one program updates it",
 	})
+}
+
+// Shows reports whether the primary shows what the change asks for already, so
+// that Publish would do nothing. Its errors are those of Publish.
+func (u *Update) Shows(ctx context.Context, c Change) (bool, error) {
+	if err := c.check(); err != nil {
+		return false, err
+	}
+	p := u.primaryOf(&c)
+	if err := u.locate(ctx, p); err != nil {
+		return false, u.failed(ctx, &c, p, err)
+	}
+	have, err := u.look(ctx, p, &c)
+	if err != nil {
+		return false, u.failed(ctx, &c, p, err)
+	}
+	return have.shows(&c), nil
+}
+
+func (u *Update) primaryOf(c *Change) *primary {
+	return &primary{name: mdns.Fqdn(c.Name), zone: u.zone, host: u.host}
 }
 
 // failed adds the name and the server to an error; nil stays nil.

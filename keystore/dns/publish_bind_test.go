@@ -55,8 +55,15 @@ func TestPublishAtBIND(t *testing.T) {
 		u := update(t, "waxseal", UpdateOptions{Resolvers: []string{b.Primary.Addr}, Port: b.Port})
 		before := serial(t, "example.com")
 		for _, record := range []string{large, large, "v=DKIM1; k=rsa; p=", "", ""} {
+			there, err := u.Shows(t.Context(), own(record))
+			if want := at(t, ownName) == record; err != nil || there != want {
+				t.Errorf("before: shown %v, %v, want %v", there, err, want)
+			}
 			if err := u.Publish(t.Context(), own(record)); err != nil {
 				t.Fatal(err)
+			}
+			if there, err := u.Shows(t.Context(), own(record)); err != nil || !there {
+				t.Errorf("after: shown %v, %v", there, err)
 			}
 			if got := at(t, ownName); got != record {
 				t.Errorf("got %q, want %q", got, record)
@@ -133,6 +140,9 @@ func TestPublishAtBIND(t *testing.T) {
 			err := u.Publish(t.Context(), test.change)
 			if err == nil {
 				t.Fatal("no error")
+			}
+			if there, err := u.Shows(t.Context(), test.change); there {
+				t.Errorf("it is shown, error %v", err)
 			}
 			for _, want := range test.want {
 				if !strings.Contains(err.Error(), want) {
