@@ -11,6 +11,7 @@ package dnstest
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -48,6 +49,9 @@ func Address(t testing.TB, port uint16) netip.AddrPort {
 		if err = free(a); err == nil {
 			return a
 		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		skip(t, fmt.Errorf("not root, whom port %d takes: %w", port, err))
 	}
 	t.Fatalf("no free loopback address: %v", err)
 	return netip.AddrPort{}
