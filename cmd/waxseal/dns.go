@@ -14,7 +14,10 @@ import (
 )
 
 func (a *app) dnsCommand() *cobra.Command {
-	return group("dns", "Show the DNS records of keys", a.dnsShowCommand())
+	return group("dns", "Show and check the DNS records of keys",
+		a.dnsShowCommand(),
+		a.dnsCheckCommand(),
+	)
 }
 
 func (a *app) dnsShowCommand() *cobra.Command {
@@ -124,7 +127,11 @@ func (a *app) domainEntries(d *keystore.Domain, selector string, o dns.RecordOpt
 	case len(entries) == 0 && selector != "":
 		return nil, withHint(fmt.Errorf("%s has no key %s, and no such domain is in the keystore", d.Name, selector), "list its keys with \"waxseal key list %s%s\"", d.Name, a.flags())
 	case len(entries) == 0:
-		return nil, withHint(fmt.Errorf("%s has no key that needs a record", d.Name), "make one with \"waxseal key new %s%s\"", d.Name, a.flags())
+		return nil, a.noRecordNeeded(d.Name)
 	}
 	return entries, nil
+}
+
+func (a *app) noRecordNeeded(domain string) error {
+	return withHint(fmt.Errorf("%s has no key that needs a record", domain), "make one with \"waxseal key new %s%s\"", domain, a.flags())
 }

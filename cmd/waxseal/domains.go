@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"waxseal/keystore"
+	"waxseal/keystore/keeper"
 	"waxseal/milter/policy"
 )
 
@@ -155,6 +157,38 @@ func (a *app) eachDomainOrAll(ctx context.Context, store keystore.Store, args []
 	}
 }
 
+// atATime is how many domains a command works on at once, where it waits for DNS.
+const atATime = keeper.DefaultDomains
+
+// inOrder does slow work for many domains, atATime of them at once. What is to be
+// done with the results is done by the caller's goroutine, in the order in which
+// the work was begun. Whoever begins work has to call finish.
+type inOrder struct{ begun []chan func() }
+
+// begin starts work in a goroutine. If there is enough of it, it first waits for
+// the oldest, and calls what that returns.
+func (q *inOrder) begin(work func() (finish func())) {
+	if len(q.begun) == atATime {
+		q.next()
+	}
+	c := make(chan func(), 1)
+	go func() { c <- work() }()
+	q.begun = append(q.begun, c)
+}
+
+func (q *inOrder) next() {
+	finish := <-q.begun[0]
+	q.begun = q.begun[1:]
+	finish()
+}
+
+// finish waits for all work.
+func (q *inOrder) finish() {
+	for len(q.begun) > 0 {
+		q.next()
+	}
+}
+
 func (a *app) dryRunFlag(c *cobra.Command) {
 	c.Flags().BoolVarP(&a.dryRun, "dry-run", "n", false, "say what would be done, and change nothing")
 }
@@ -172,6 +206,12 @@ func (a *app) completeDomains(c *cobra.Command, args []string, toComplete string
 		}
 	}
 	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeEachDomain completes DOMAIN... from the keystore.
+func (a *app) completeEachDomain(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	found, directive := a.completeDomains(c, nil, toComplete)
+	return slices.DeleteFunc(found, func(name string) bool { return slices.Contains(args, name) }), directive
 }
 
 // completeKeys completes DOMAIN SELECTOR from the keystore.

@@ -42,8 +42,8 @@ func (c *Checker) Leftovers(ctx context.Context, domain string) ([]Finding, erro
 		tags       []string // one of them is in every such record
 	}{
 		// A DomainKeys policy is any of these tags (RFC 4870, section 3.6).
-		{"_policy._domainkey." + domain, "a policy of DomainKeys (RFC 4870), which DKIM has replaced in 2007", []string{"o", "r", "t", "n"}},
-		{"_adsp._domainkey." + domain, "an ADSP policy (RFC 5617), which was made historic in 2013", []string{"dkim"}},
+		{"_policy._domainkey." + domain, "an obsolete policy of DomainKeys (RFC 4870), which DKIM has replaced in 2007", []string{"o", "r", "t", "n"}},
+		{"_adsp._domainkey." + domain, "an obsolete ADSP policy (RFC 5617), which was made historic in 2013", []string{"dkim"}},
 	} {
 		values, err := c.texts(ctx, old.name)
 		if err != nil {
