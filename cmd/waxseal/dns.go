@@ -14,8 +14,9 @@ import (
 )
 
 func (a *app) dnsCommand() *cobra.Command {
-	return group("dns", "Show and check the DNS records of keys",
+	return group("dns", "Show, publish and check the DNS records of keys",
 		a.dnsShowCommand(),
+		a.dnsPublishCommand(),
 		a.dnsCheckCommand(),
 	)
 }

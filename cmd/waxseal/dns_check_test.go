@@ -343,6 +343,9 @@ func TestDNSCompletion(t *testing.T) {
 	for _, test := range []struct{ line, want string }{
 		{"dns check ex", "example.com example.org"},
 		{"dns check example.com ex", "example.org"},
+		{"dns publish ex", "example.com example.org"},
+		{"dns publish example.com 20", "2026a 2026b"},
+		{"dns publish example.com 2026a 20", "2026b"},
 	} {
 		args := strings.Fields(test.line)
 		args = slices.Concat([]string{"__complete"}, args[:2], []string{"--keystore", c.store, "--config", writeFile(t, "waxseal.toml", "")}, args[2:])

@@ -214,6 +214,18 @@ func (a *app) completeEachDomain(c *cobra.Command, args []string, toComplete str
 	return slices.DeleteFunc(found, func(name string) bool { return slices.Contains(args, name) }), directive
 }
 
+// completeEachKey completes DOMAIN SELECTOR... from the keystore.
+func (a *app) completeEachKey(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) < 1 {
+		return a.completeDomains(c, args, toComplete)
+	}
+	found, directive := a.completeKeys(c, args[:1], toComplete)
+	return slices.DeleteFunc(found, func(s string) bool {
+		selector, _, _ := strings.Cut(s, "\t") // and a description
+		return slices.Contains(args[1:], selector)
+	}), directive
+}
+
 // completeKeys completes DOMAIN SELECTOR from the keystore.
 func (a *app) completeKeys(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) != 1 {

@@ -43,8 +43,12 @@ func TestREADMEConfigurationsAreValid(t *testing.T) {
 	if len(blocks) < 2 {
 		t.Fatalf("%d configurations found", len(blocks))
 	}
+	key := writeFile(t, "tsig.key", "key \"waxseal\" {\n\talgorithm hmac-sha256;\n\tsecret \"MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=\";\n};\n")
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, b := range blocks {
-		text := strings.ReplaceAll(b[1], `group = "postfix"`, "")
+		text := strings.NewReplacer(`group = "postfix"`, "", "/etc/waxseal/tsig.key", key).Replace(b[1])
 		d, err := decodeConfig("README.md", text)
 		if err == nil {
 			_, err = buildSettings(d)
@@ -66,6 +70,13 @@ func TestREADMENamesEveryCommand(t *testing.T) {
 	for _, c := range a.rootCommand().Commands() {
 		if c.Name() != "help" && !strings.Contains(text, "waxseal "+c.Name()) {
 			t.Errorf("the README does not name waxseal %s", c.Name())
+		}
+		if c.Name() == "dns" {
+			for _, sub := range c.Commands() {
+				if !strings.Contains(text, "waxseal dns "+sub.Name()) {
+					t.Errorf("the README does not name waxseal dns %s", sub.Name())
+				}
+			}
 		}
 	}
 	for _, name := range []string{"LICENSE", "contrib/bench/README.md"} {
