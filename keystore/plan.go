@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -153,7 +154,7 @@ func (p *plan) pending(k *Key) {
 		p.wait(k, time.Time{}, "DNS has not answered yet").Detail = sight.Detail
 	case Shown:
 		switch {
-		case k.Seen.IsZero():
+		case k.Seen.IsZero() || k.Seen.After(p.now.Add(time.Second)): // the clock was set back
 			p.add(Observe, k, "every authoritative server shows the record")
 			if k.Urgent {
 				p.takeOver(k)
@@ -212,8 +213,11 @@ func (p *plan) active(place int, k *Key) {
 		newer := &p.d.Keys[i]
 		if newer.State == Active && sameKind(k, newer) && newer.Activated.After(k.Activated) && !p.has(k, DoRetire, DoRevoke, Ask) {
 			p.replaced(k, newer)
-			return
+			break
 		}
+	}
+	if p.has(k, DoRetire, DoRevoke) {
+		return
 	}
 	sight := p.sights[k.Selector]
 	switch sight.State {
@@ -227,9 +231,9 @@ func (p *plan) active(place int, k *Key) {
 	}
 	p.add(Alarm, k, "it signs, but its record is not seen as it should be").Detail = sight.Detail
 	p.correct(k, "publish its record again", sight)
-	if p.rules.StopWhenGone && !p.has(k, DoRetire, DoRevoke) {
+	if p.rules.StopWhenGone {
 		s := p.add(DoRetire, k, "its record is not seen as it should be")
-		s.Force, s.Detail = true, sight.Detail
+		s.Force, s.Detail = true, cut(sight.Detail)
 	}
 }
 
@@ -258,15 +262,22 @@ func (p *plan) revoked(k *Key) {
 		p.wait(k, until, "mail under way may need its record")
 	case p.rules.KeepPrivate && !withdrawn:
 		p.wait(k, time.Time{}, "its private half is to be published, and DNS may still show its record")
+	case p.slot(k) && !withdrawn:
+		p.wait(k, time.Time{}, "its slot is to be used again, and DNS may still show its record")
 	default:
 		p.add(DoRemove, k, "it was revoked more than %s ago", words(p.rules.grace()))
 	}
 }
 
+func (p *plan) slot(k *Key) bool {
+	_, slot := p.d.Slot(k.Selector)
+	return slot
+}
+
 // removed sees to it that the record goes. That of a slot stays, with its empty
 // p=, until the slot is used again: the CNAME that points to it is not ours.
 func (p *plan) removed(k *Key) {
-	if _, slot := p.d.Slot(k.Selector); slot || !k.Withdrawn.IsZero() {
+	if p.slot(k) || !k.Withdrawn.IsZero() {
 		return
 	}
 	switch sight := p.sights[k.Selector]; {
@@ -337,9 +348,17 @@ func (p *plan) waiting(kind string) bool {
 // create has a successor made. Its selector is chosen when it is: several may be
 // made at once.
 func (p *plan) create(old *Key, because string) {
-	if selector, free := p.d.NextSelector(p.now, p.rules.Grace); selector == "" {
-		p.wait(old, free, "its successor needs a slot, and none is free")
-		return
+	if len(p.d.Slots) > 0 {
+		free, from := p.d.freeSlots(p.now, p.rules.Grace)
+		for _, s := range p.steps {
+			if s.Action == Create && len(free) > 0 {
+				free = free[1:]
+			}
+		}
+		if len(free) == 0 {
+			p.wait(old, from, "its successor needs a slot, and none is free")
+			return
+		}
 	}
 	p.steps = append(p.steps, Step{Action: Create, Algorithm: Successor(old.Algorithm), Because: because})
 }
@@ -435,26 +454,40 @@ func (d *Domain) NextSelector(now time.Time, grace time.Duration) (selector stri
 	if len(d.Slots) == 0 {
 		return NextSelector(d, now), time.Time{}
 	}
+	free, from := d.freeSlots(now, grace)
+	if len(free) == 0 {
+		return "", from
+	}
+	return free[0], time.Time{}
+}
+
+// freeSlots returns the selectors of the slots that may get a key, those that
+// were used longest ago first, and when the next of the others will be free, or
+// zero if none waits for time alone.
+func (d *Domain) freeSlots(now time.Time, grace time.Duration) (free []string, from time.Time) {
 	w := Warrant{Now: now, Grace: grace}
-	var used time.Time
+	removed := func(selector string) time.Time {
+		if k := d.Key(selector); k != nil {
+			return k.Removed
+		}
+		return time.Time{}
+	}
 	for _, s := range d.Slots {
 		k := d.Key(s.Selector)
 		switch {
 		case k == nil:
-			return s.Selector, time.Time{}
+			free = append(free, s.Selector)
 		case k.State != Removed:
 		case now.Before(k.slotFree(w.grace())):
 			if t := k.slotFree(w.grace()); from.IsZero() || t.Before(from) {
 				from = t
 			}
-		case selector == "" || k.Removed.Before(used):
-			selector, used = s.Selector, k.Removed
+		default:
+			free = append(free, s.Selector)
 		}
 	}
-	if selector != "" {
-		from = time.Time{}
-	}
-	return selector, from
+	slices.SortStableFunc(free, func(a, b string) int { return removed(a).Compare(removed(b)) })
+	return free, from
 }
 
 // Successor is the algorithm of the key that follows one of the given algorithm:

@@ -107,6 +107,8 @@ func TestPlan(t *testing.T) {
 			"activate b; ask a"},
 		{"of two successors the older gives way", []aKey{active, {selector: "b", state: Pending, seen: -2, ready: -1}, {selector: "c", state: Pending, seen: -2, ready: -1}}, nil, see("a", Shown, "b", Shown, "c", Shown), Rules{},
 			"activate b; retire a; activate c; retire b"},
+		{"whose record is watched as long as it signs", []aKey{active, {selector: "b", state: Active, activated: -1, seen: -2, ready: -1}}, nil, see("a", Missing, "b", Shown), Rules{Named: func(s string) bool { return s == "a" }},
+			"ask a; alarm a; ask a"},
 		{"a predecessor that an administrator left signing retires", []aKey{active, {selector: "b", state: Active, activated: -1, seen: -200}}, nil, see("a", Shown, "b", Shown), Rules{}, "retire a"},
 		{"keys activated at the same time both stay", []aKey{active, {selector: "b", state: Active, activated: -100, seen: -200}}, nil, see("a", Shown, "b", Shown), Rules{}, ""},
 
@@ -133,10 +135,15 @@ func TestPlan(t *testing.T) {
 		{"a removed key's record goes", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), automatic, "withdraw a"},
 		{"by hand, if need be", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), Rules{}, "ask a"},
 		{"that it is gone is noted", []aKey{{selector: "a", state: Removed}}, nil, see("a", Missing), Rules{}, "observe a"},
+		{"one in a slot is removed when its record is seen to be revoked", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, []string{"a"}, see("a", ShownRevoked), automatic, "remove a"},
+		{"not while it may be seen", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, []string{"a"}, see("a", Shown), automatic, "publish a; wait a"},
+		{"nor while DNS does not answer for it", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, []string{"a"}, nil, automatic, "wait a"},
 		{"that of a slot stays", []aKey{{selector: "a", state: Removed}}, []string{"a"}, see("a", ShownRevoked), automatic, ""},
 
 		{"a key that is old enough gets a successor", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}}, nil, see("a", Shown), year, "create rsa-2048"},
 		{"not before", []aKey{{selector: "a", state: Active, activated: -334 * day, seen: -9000}}, nil, see("a", Shown), year, "wait a"},
+		{"two kinds do not get one slot", []aKey{{selector: "s1", state: Active, activated: -335 * day, seen: -9000}, {selector: "s2", algorithm: Ed25519, state: Active, activated: -335 * day, seen: -9000}}, []string{"s1", "s2", "s3"}, see("s1", Shown, "s2", Shown), year,
+			"create rsa-2048; wait s2"},
 		{"each kind has its own", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}, {selector: "e", algorithm: Ed25519, state: Active, activated: -335 * day, seen: -9000}}, nil, see("a", Shown, "e", Shown), year,
 			"create rsa-2048; create ed25519"},
 		{"one that is pending is enough", []aKey{{selector: "a", state: Active, activated: -335 * day, seen: -9000}, {selector: "b", state: Pending}}, nil, see("a", Shown, "b", Missing), year, "ask b; wait b"},
@@ -228,13 +235,76 @@ func TestHistoryIsBounded(t *testing.T) {
 	d := planned([]aKey{{selector: "a", state: Pending}})
 	for i := range 1000 {
 		now := noon.Add(time.Duration(i) * time.Hour)
-		w := Warrant{Now: now, Reason: fmt.Sprint("publish ", i)}
+		w := Warrant{Now: now, Reason: "publish"}
 		d.Observe("a", Sight{At: now, State: Shown}, w)
 		d.Observe("a", Sight{At: now, State: Missing}, w)
 		d.Tell("a", time.Hour, w)
 	}
-	if len(d.History) > 3*maxRepeats {
+	if len(d.History) > 3*maxRepeats+2 {
 		t.Errorf("%d events of a record that comes and goes", len(d.History))
+	}
+	last := d.History[len(d.History)-1]
+	if age := noon.Add(1000 * time.Hour).Sub(last.Time); last.What != WasTold || age > tellRarely {
+		t.Errorf("%v ago somebody was told last, and it still is so", age)
+	}
+}
+
+// The events of the keys that were in a slot before leave room for those of the
+// next.
+func TestHistoryOfASlot(t *testing.T) {
+	d := planned(nil, "s1")
+	for i := range 10 {
+		now := noon.Add(time.Duration(i) * 100 * 24 * time.Hour)
+		w, forced := Warrant{Now: now}, Warrant{Now: now, Force: true, Reason: "test"}
+		if err := d.Add(Key{Selector: "s1", Algorithm: Ed25519, Public: make([]byte, 32)}, w); err != nil {
+			t.Fatal(err)
+		}
+		n := len(d.History)
+		for range 3 {
+			d.Observe("s1", Sight{At: now, State: Shown}, w)
+			d.Observe("s1", Sight{At: now, State: Missing}, w)
+		}
+		if got := len(d.History) - n; got != 6 {
+			t.Errorf("key %d of the slot: %d events, want 6", i, got)
+		}
+		for _, step := range []func(string, Warrant) error{d.Activate, d.Revoke, d.Remove} {
+			if err := step("s1", forced); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// A clock that was ahead when a record was seen does not keep the key from
+// signing until that time has come.
+func TestSeenByAClockThatWasAhead(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Pending}})
+	sight := Sight{At: noon.Add(24 * 365 * time.Hour), State: Shown, NegativeTTL: time.Hour}
+	d.Observe("a", sight, Warrant{Now: sight.At})
+	sight.At = noon
+	sights := map[string]Sight{"a": sight}
+	if got := brief(Plan(noon, d, sights, Rules{})); got != "observe a" {
+		t.Errorf("when the clock is right: %s", got)
+	}
+	if !d.Observe("a", sight, Warrant{Now: noon}) || !d.Key("a").Ready.Equal(stamp(noon).Add(time.Hour+time.Second)) {
+		t.Errorf("ready from %v", d.Key("a").Ready)
+	}
+	if got := brief(Plan(noon, d, sights, Rules{})); got != "wait a" {
+		t.Errorf("then: %s", got)
+	}
+	if got := brief(Plan(noon.Add(time.Hour+time.Second), d, sights, Rules{})); got != "activate a" {
+		t.Errorf("after the negative TTL: %s", got)
+	}
+}
+
+// What DNS shows may be long, and no reason not to take a step.
+func TestLongDetail(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Active, activated: -1, seen: -2}})
+	sights := map[string]Sight{"a": {At: noon, State: Different, Detail: strings.Repeat("differs ", 1000)}}
+	for _, s := range Plan(noon, d, sights, Rules{StopWhenGone: true}) {
+		if s.Action == DoRetire && len(s.Because+s.Detail) > maxText-10 {
+			t.Errorf("a reason of %d octets", len(s.Because+s.Detail))
+		}
 	}
 }
 

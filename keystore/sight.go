@@ -35,9 +35,15 @@ var sightNames = [...]string{Unknown: "unknown", Shown: "shown", ShownRevoked: "
 
 func (s SightState) String() string { return sightNames[s] }
 
-// maxRepeats is how often the history has the same key seen, unseen or told: a
-// record that comes and goes must not fill the store.
-const maxRepeats = 20
+const (
+	// maxRepeats is how often the history has the same key seen, unseen or
+	// told: a record that comes and goes must not fill the store.
+	maxRepeats = 20
+
+	// tellRarely is how often a thing is told after that: what nobody mends
+	// must not fall silent.
+	tellRarely = 30 * 24 * time.Hour
+)
 
 // Observe keeps what was seen of a key's record. It returns false if that
 // changes nothing. From the first Sight that is Shown on, the key is Ready as
@@ -56,8 +62,9 @@ func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 		k.Withdrawn = stamp(w.Now)
 		d.note(selector, WasWithdrawn, w)
 		return true
-	case s.State == Shown && k.Seen.IsZero():
-		// Up to a second of the time stamp is cut off, so one is added.
+	case s.State == Shown && (k.Seen.IsZero() || k.State == Pending && k.Seen.After(s.At.Add(time.Second))):
+		// Up to a second of the time stamp is cut off, so one is added. One
+		// that lies ahead is from a clock that was wrong.
 		k.Seen = stamp(s.At).Add(time.Second)
 		k.Ready = k.Seen.Add(max(s.TTL, s.NegativeTTL).Truncate(time.Second))
 		d.repeat(selector, WasSeen, w)
@@ -85,8 +92,12 @@ func (d *Domain) MarkPublished(selector string, w Warrant) bool {
 
 // Tell keeps that an administrator was asked for w.Reason. It returns false if
 // that was asked already within the time given: the others of a fleet, and this
-// process after a restart, then need not ask again.
+// process after a restart, then need not ask again. What was told very often is
+// told more rarely, so the history is bounded if w.Reason is one of a few texts.
 func (d *Domain) Tell(selector string, within time.Duration, w Warrant) bool {
+	if d.times(selector, func(e *Event) bool { return e.What == WasTold && e.Reason == w.Reason }) >= maxRepeats {
+		within = max(within, tellRarely)
+	}
 	for _, e := range slices.Backward(d.History) {
 		if e.What == WasTold && e.Selector == selector && e.Reason == w.Reason {
 			if age := w.Now.Sub(e.Time); age >= 0 && age < within {
@@ -95,23 +106,32 @@ func (d *Domain) Tell(selector string, within time.Duration, w Warrant) bool {
 			break
 		}
 	}
-	return d.repeat(selector, WasTold, w)
+	d.note(selector, WasTold, w)
+	return true
 }
 
-// repeat is note for what may happen often. It returns false if the history has
+// repeat is note for what may happen often. It does nothing if the history has
 // enough of it.
-func (d *Domain) repeat(selector string, what What, w Warrant) bool {
+func (d *Domain) repeat(selector string, what What, w Warrant) {
+	if d.times(selector, func(e *Event) bool { return e.What == what }) < maxRepeats {
+		d.note(selector, what, w)
+	}
+}
+
+// times counts the events of the key that has the selector now: those of the keys
+// that were in its slot before do not count.
+func (d *Domain) times(selector string, counts func(*Event) bool) int {
 	n := 0
-	for i := range d.History {
-		if e := &d.History[i]; e.Selector == selector && e.What == what {
+	for i := range slices.Backward(d.History) {
+		switch e := &d.History[i]; {
+		case e.Selector != selector:
+		case counts(e):
 			n++
+		case e.What == WasCreated || e.What == WasImported:
+			return n
 		}
 	}
-	if n >= maxRepeats {
-		return false
-	}
-	d.note(selector, what, w)
-	return true
+	return n
 }
 
 // cut makes a text fit for the history.
