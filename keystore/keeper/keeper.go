@@ -9,6 +9,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -169,7 +170,7 @@ func (k *Keeper) Round(ctx context.Context) error {
 	for range k.options.Domains {
 		workers.Go(func() {
 			for name := range names {
-				if !k.backoff.due(name, k.options.Now()) {
+				if !k.backoff.due(name, k.options.Now()) && !k.hurries(ctx, name) {
 					mu.Lock()
 					found.Deferred++
 					mu.Unlock()
@@ -224,7 +225,7 @@ func (k *Keeper) eachDomain(ctx context.Context, names chan<- string) error {
 			}
 			after = name
 		}
-		if len(list) < page {
+		if len(list) == 0 {
 			return nil
 		}
 	}
@@ -235,6 +236,23 @@ func (k *Keeper) failed(name string, err error) {
 	k.stats.Failures++
 	k.mu.Unlock()
 	k.options.Log.Warn("keys not kept", "domain", name, "err", err)
+}
+
+// hurries reports whether the domain is in an emergency, in which trouble in the
+// rounds before is no reason to wait: a key that replaces a stolen one does not
+// sign yet, or signs so recently that the stolen one may be still in DNS.
+func (k *Keeper) hurries(ctx context.Context, name string) bool {
+	d, err := k.store.Domain(ctx, name)
+	if err != nil {
+		return false
+	}
+	for i := range d.Keys {
+		key := &d.Keys[i]
+		if key.Urgent && (key.State == keystore.Pending || key.State == keystore.Active && k.options.Now().Before(key.Activated.Add(hurry))) {
+			return true
+		}
+	}
+	return false
 }
 
 // add counts what was found in one domain.
@@ -280,11 +298,15 @@ func (k *Keeper) domain(ctx context.Context, name string) (*keystore.Domain, err
 // life of a key has fewer steps.
 const maxPasses = 12
 
+// hurry is how long after an emergency a domain is not left out of a round.
+const hurry = 24 * time.Hour
+
 // Keep takes all steps that are due in one domain. With an error, Result, if not
 // nil, is what was done before it.
 func (k *Keeper) Keep(ctx context.Context, name string) (*Result, error) {
 	var r *Result
 	var taken []keystore.Step
+	var conflict error
 	for range maxPasses {
 		next, again, err := k.pass(ctx, name)
 		if next != nil {
@@ -293,13 +315,14 @@ func (k *Keeper) Keep(ctx context.Context, name string) (*Result, error) {
 			r = next
 		}
 		if errors.Is(err, keystore.ErrConflict) {
+			conflict = err
 			continue // someone else took the step: look again
 		}
-		if err != nil || !again {
+		if conflict = nil; !again {
 			return r, err
 		}
 	}
-	return r, nil
+	return r, conflict
 }
 
 // Plan returns what Keep would do, and does nothing.
@@ -308,11 +331,30 @@ func (k *Keeper) Plan(ctx context.Context, name string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	sights, err := k.look(ctx, d)
+	sights, unusable, err := k.look(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Domain: d, Open: keystore.Plan(k.options.Now(), d, sights, k.rules(d)), Sights: sights}, nil
+	return &Result{Domain: d, Open: k.plan(k.options.Now(), d, sights, unusable, k.rules(d)), Sights: sights}, nil
+}
+
+// plan is what there is to do, with the steps for which there is no publisher
+// left to an administrator.
+func (k *Keeper) plan(now time.Time, d *keystore.Domain, sights map[string]keystore.Sight, unusable []keystore.Step, r keystore.Rules) []keystore.Step {
+	steps := keystore.Plan(now, d, sights, r)
+	for i := range steps {
+		s := &steps[i]
+		if s.Action != keystore.Publish && s.Action != keystore.Withdraw {
+			continue
+		}
+		if p, _ := k.publisher(d, s.Selector); p == nil {
+			if s.Action == keystore.Withdraw {
+				s.Because = "its record may be deleted from DNS now"
+			}
+			s.Action = keystore.Ask
+		}
+	}
+	return append(steps, unusable...)
 }
 
 // pass looks once, and takes the steps that follow. again means that more may
@@ -322,13 +364,13 @@ func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	sights, err := k.look(ctx, d)
+	sights, unusable, err := k.look(ctx, d)
 	if err != nil {
 		return nil, false, err
 	}
 	rules := k.rules(d)
 	now := k.options.Now()
-	steps := keystore.Plan(now, d, sights, rules)
+	steps := k.plan(now, d, sights, unusable, rules)
 	r = &Result{Domain: d, Sights: sights, Overdue: overdue(d, now, rules)}
 	t := &taking{keeper: k, d: d, now: now, sights: sights, grace: rules.Grace}
 	if err := t.store(ctx, steps); err != nil {
@@ -343,7 +385,7 @@ func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, 
 	}
 	published, err := t.publish(ctx, steps)
 	r.Taken = append(r.Taken, published...)
-	return r, len(r.Taken) > 0 && err == nil, err
+	return r, len(r.Taken) > 0, cmp.Or(t.failed, err)
 }
 
 // rules are those of the domain.
@@ -423,11 +465,12 @@ func (k *Keeper) rotate(ctx context.Context, name string, urgent bool, reason st
 		return nil, fmt.Errorf("domain %s: %w", name, ErrNoKey)
 	}
 	t := &taking{keeper: k, d: d, now: k.options.Now(), grace: rules.Grace, urgent: urgent, reason: reason}
-	if err := t.store(ctx, steps); err != nil {
-		return nil, err
-	}
+	err = t.store(ctx, steps)
 	for _, s := range t.taken {
 		made = append(made, s.Selector)
+	}
+	if err = cmp.Or(err, t.failed); err != nil {
+		return made, err
 	}
 	for _, s := range steps {
 		if s.Action == keystore.Ask || len(made) == 0 {

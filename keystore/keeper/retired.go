@@ -39,13 +39,18 @@ func (k *Keeper) publishRetired(ctx context.Context, d *keystore.Domain, selecto
 		return err
 	}
 	defer root.Close()
-	if err := root.Mkdir(d.Name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	switch err := root.Mkdir(d.Name, 0o755); {
+	case err == nil:
+		if err := errors.Join(root.Chmod(d.Name, 0o755), syncDir(root, ".")); err != nil { // whatever the umask is
+			return err
+		}
+	case !errors.Is(err, fs.ErrExist):
 		return err
 	}
 	// The slots of a domain are used more than once.
 	name := path.Join(d.Name, selector+".pem")
 	if _, slot := d.Slot(selector); slot {
-		name = path.Join(d.Name, selector+"-"+key.Activated.UTC().Format("20060102")+".pem")
+		name = path.Join(d.Name, selector+"-"+key.Activated.UTC().Format("20060102T150405")+".pem")
 	}
 	temp := path.Join(d.Name, ".tmp-"+rand.Text())
 	if err := writeFile(root, temp, text); err != nil {
@@ -53,17 +58,21 @@ func (k *Keeper) publishRetired(ctx context.Context, d *keystore.Domain, selecto
 	}
 	defer root.Remove(temp)
 	if err := root.Link(temp, name); err != nil {
-		if there, readErr := root.ReadFile(name); errors.Is(err, fs.ErrExist) && readErr == nil && bytes.Equal(there, text) {
-			return nil // a try before this one got so far
+		there, readErr := root.ReadFile(name)
+		if !errors.Is(err, fs.ErrExist) || readErr != nil || !bytes.Equal(there, text) {
+			return err
 		}
-		return err
+		// A try before this one got so far.
 	}
-	dir, err := root.Open(d.Name)
+	return syncDir(root, d.Name)
+}
+
+func syncDir(root *os.Root, name string) error {
+	dir, err := root.Open(name)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	return dir.Sync()
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func writeFile(root *os.Root, name string, text []byte) error {
@@ -72,7 +81,7 @@ func writeFile(root *os.Root, name string, text []byte) error {
 		return err
 	}
 	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err != nil {
 		root.Remove(name)
 	}

@@ -19,15 +19,26 @@ const (
 )
 
 // look asks DNS about every key whose record matters: all but those of removed
-// keys that are withdrawn.
-func (k *Keeper) look(ctx context.Context, d *keystore.Domain) (map[string]keystore.Sight, error) {
-	sights := make(map[string]keystore.Sight, len(d.Keys))
+// keys that are withdrawn. A pending key that could not sign must not take over:
+// it is not looked for, and there is an alarm instead.
+func (k *Keeper) look(ctx context.Context, d *keystore.Domain) (sights map[string]keystore.Sight, alarms []keystore.Step, err error) {
+	sights = make(map[string]keystore.Sight, len(d.Keys))
 	var mu sync.Mutex // guards sights
 	var asking sync.WaitGroup
 	for i := range d.Keys {
 		key := &d.Keys[i]
 		if _, slot := d.Slot(key.Selector); key.State == keystore.Removed && (slot || !key.Withdrawn.IsZero()) {
 			continue
+		}
+		if key.State == keystore.Pending {
+			if err := usable(ctx, key); err != nil {
+				s := keystore.Step{Action: keystore.Alarm, Selector: key.Selector, Because: "its private half cannot be used, so it will not sign", Detail: err.Error()}
+				alarms = append(alarms, s)
+				mu.Lock()
+				sights[key.Selector] = keystore.Sight{Detail: fmt.Sprintf("not asked, as its private half cannot be used: %v", err)}
+				mu.Unlock()
+				continue
+			}
 		}
 		asking.Go(func() {
 			s := k.sight(ctx, d, key)
@@ -37,17 +48,11 @@ func (k *Keeper) look(ctx context.Context, d *keystore.Domain) (map[string]keyst
 		})
 	}
 	asking.Wait()
-	return sights, ctx.Err()
+	return sights, alarms, ctx.Err()
 }
 
-// sight is what DNS shows of one key. A pending key that could not sign is not
-// looked for: it must not take over.
+// sight is what DNS shows of one key.
 func (k *Keeper) sight(ctx context.Context, d *keystore.Domain, key *keystore.Key) keystore.Sight {
-	if key.State == keystore.Pending {
-		if err := usable(ctx, key); err != nil {
-			return keystore.Sight{Detail: fmt.Sprintf("not asked, as its private half cannot be used: %v", err)}
-		}
-	}
 	record := &dns.Record{} // of a removed key it only matters whether there is one
 	if key.State != keystore.Removed {
 		var err error
@@ -74,6 +79,7 @@ type taking struct {
 
 	taken   []keystore.Step
 	notices []Notice
+	failed  error // of the first step that could not be taken, and that no other needs
 }
 
 func (t *taking) warrant(s keystore.Step) keystore.Warrant {
@@ -88,7 +94,8 @@ func (t *taking) warrant(s keystore.Step) keystore.Warrant {
 }
 
 // store takes the steps that change the store, in one Update, and tells what
-// there is to tell.
+// there is to tell. A key that cannot be made or removed does not stop the other
+// steps.
 func (t *taking) store(ctx context.Context, steps []keystore.Step) error {
 	changed := false
 	for _, s := range steps {
@@ -117,7 +124,12 @@ func (t *taking) store(ctx context.Context, steps []keystore.Step) error {
 		default:
 			continue
 		}
+		if err != nil && (s.Action == keystore.Create || s.Action == keystore.DoRemove) {
+			t.failed = cmp.Or(t.failed, err)
+			continue
+		}
 		if err != nil {
+			t.taken = nil
 			return err
 		}
 		changed = true
@@ -126,7 +138,9 @@ func (t *taking) store(ctx context.Context, steps []keystore.Step) error {
 	if !changed {
 		return nil
 	}
-	if err := t.keeper.store.Update(ctx, t.d); err != nil {
+	before := t.d.Version
+	err := t.keeper.store.Update(ctx, t.d)
+	if err != nil && t.d.Version == before {
 		t.taken = nil
 		return err
 	}
@@ -134,7 +148,7 @@ func (t *taking) store(ctx context.Context, steps []keystore.Step) error {
 	for _, n := range t.notices {
 		t.keeper.notify(ctx, n)
 	}
-	return nil
+	return err
 }
 
 // create adds the key that a step asks for, and returns its selector.
