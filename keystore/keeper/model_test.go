@@ -100,6 +100,16 @@ type fact struct {
 	wasRevoked bool
 }
 
+// noted checks that a keeper that nothing disturbed has noted what is not shown.
+func (m *model) noted() {
+	d := m.current()
+	for i := range d.Keys {
+		if k := &d.Keys[i]; k.State == keystore.Pending && !k.Seen.IsZero() && !slices.Contains(m.dns.down, true) && !m.shown(d, k) {
+			m.broken("%s is not shown, and still noted as seen", k.Selector)
+		}
+	}
+}
+
 // moment is a time of the world and how far the clock of the keeper was ahead.
 type moment struct {
 	at    time.Time
@@ -244,8 +254,12 @@ func (m *model) turn() {
 		if m.chance(2) {
 			m.blows = 1 + m.rng.IntN(16)
 		}
+		undisturbed := m.blows == 0
 		m.keep(m.rng.IntN(2))
 		m.blows = 0
+		if undisturbed {
+			m.noted()
+		}
 	case n < 70:
 		m.now = m.now.Add(pick(time.Second, time.Minute, time.Hour, 4*time.Hour, 6*time.Hour, modelGrace))
 	case n < 76:
