@@ -373,10 +373,11 @@ func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, 
 	steps := k.plan(now, d, sights, unusable, rules)
 	r = &Result{Domain: d, Sights: sights, Overdue: overdue(d, now, rules)}
 	t := &taking{keeper: k, d: d, now: now, sights: sights, grace: rules.Grace}
-	if err := t.store(ctx, steps); err != nil {
+	err = t.store(ctx, steps)
+	r.Taken = t.taken
+	if err != nil {
 		return r, false, err
 	}
-	r.Taken = t.taken
 	for _, s := range steps {
 		switch s.Action {
 		case keystore.Ask, keystore.Alarm, keystore.Wait:

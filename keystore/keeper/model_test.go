@@ -36,7 +36,7 @@ func TestModel(t *testing.T) {
 	if n == 0 {
 		n = 2000
 		if testing.Short() || raceDetector {
-			n = 200
+			n = 100
 		}
 	}
 	first := rand.Uint64N(1 << 40)
