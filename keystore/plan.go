@@ -230,7 +230,7 @@ func (p *plan) active(place int, k *Key) {
 		return
 	}
 	p.add(Alarm, k, "it signs, but its record is not seen as it should be").Detail = sight.Detail
-	p.correct(k, "publish its record again", sight)
+	p.restore(k, sight)
 	if p.rules.StopWhenGone {
 		s := p.add(DoRetire, k, "its record is not seen as it should be")
 		s.Force, s.Detail = true, cut(sight.Detail)
@@ -242,7 +242,7 @@ func (p *plan) retired(k *Key) {
 		switch sight := p.sights[k.Selector]; sight.State {
 		case Missing, Different, ShownRevoked:
 			p.add(Alarm, k, "mail under way needs its record, which is not seen as it should be").Detail = sight.Detail
-			p.correct(k, "publish its record again", sight)
+			p.restore(k, sight)
 		}
 		p.wait(k, until, "mail under way may need its record")
 		return
@@ -289,6 +289,16 @@ func (p *plan) removed(k *Key) {
 	default:
 		p.add(Ask, k, "its record may be deleted from DNS now")
 	}
+}
+
+// restore has the record of a key that mail needs put back. An empty p= does not
+// come by accident: who put it there may know that the key is compromised.
+func (p *plan) restore(k *Key, sight Sight) {
+	if sight.State == ShownRevoked {
+		p.add(Ask, k, "publish its record again, or if somebody revoked it because it is compromised, rotate in an emergency").Detail = sight.Detail
+		return
+	}
+	p.correct(k, "publish its record again", sight)
 }
 
 // correct has the record of a key put right.

@@ -119,6 +119,8 @@ func TestPlan(t *testing.T) {
 		{"an active key that is seen needs nothing", []aKey{active}, nil, see("a", Shown), Rules{}, ""},
 		{"nor does one that DNS does not answer for", []aKey{active}, nil, nil, automatic, ""},
 		{"one whose record is gone is an alarm", []aKey{active}, nil, see("a", Missing), Rules{}, "alarm a; ask a"},
+		{"but not published again if somebody has revoked it", []aKey{active}, nil, see("a", ShownRevoked), automatic, "alarm a; ask a"},
+		{"nor is that of a retired key", []aKey{{selector: "a", state: Retired, activated: -900, retired: -6 * day}}, nil, see("a", ShownRevoked), automatic, "alarm a; ask a; wait a"},
 		{"and is published again", []aKey{active}, nil, see("a", Missing), automatic, "alarm a; publish a"},
 		{"and stops signing if that is wanted", []aKey{active}, nil, see("a", Missing), Rules{StopWhenGone: true}, "alarm a; ask a; retire a by force"},
 

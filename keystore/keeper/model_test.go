@@ -100,6 +100,18 @@ type fact struct {
 	wasRevoked bool
 }
 
+// restored puts back the records of keys that mail needs and that somebody seems
+// to have revoked, which is for an administrator to decide.
+func (m *model) restored() {
+	d := m.current()
+	for i := range d.Keys {
+		name, _ := recordName(d, d.Keys[i].Selector)
+		if s := d.Keys[i].State; s == keystore.Active || s == keystore.Retired {
+			m.dns.set(name, value(&d.Keys[i]))
+		}
+	}
+}
+
 // noted checks that a keeper that nothing disturbed has noted what is not shown.
 func (m *model) noted() {
 	d := m.current()
@@ -505,6 +517,8 @@ func (m *model) publishing(c *dns.Change) {
 		m.broken("the record of %s was withdrawn, and it is %s", c.Selector, k.State)
 	case strings.HasSuffix(record, "p=") && k.State != keystore.Revoked && k.State != keystore.Removed:
 		m.broken("the record of %s was revoked, and it is %s", c.Selector, k.State)
+	case record == full(k) && strings.HasSuffix(m.dns.has(name), "p=") && (k.State == keystore.Active || k.State == keystore.Retired) && m.dns.shows(name, m.dns.has(name)) && !m.raced:
+		m.broken("the record of %s was published again, which somebody has revoked", c.Selector)
 	case record == full(k) && (k.State == keystore.Revoked || k.State == keystore.Removed) && !m.raced:
 		m.broken("the record of %s was published, and it is %s", c.Selector, k.State)
 	case record != "" && !strings.HasSuffix(record, "p=") && record != full(k) && !m.raced:
@@ -520,6 +534,7 @@ func (m *model) end() {
 	clear(m.dns.down)
 	m.rules.RotateEvery = 0
 	m.dns.lag = false
+	m.restored()
 	for range 24 { // some stamps are ahead by 30 hours
 		if m.byHand {
 			m.administrator()
