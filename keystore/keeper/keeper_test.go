@@ -401,3 +401,34 @@ func TestStopWhenGone(t *testing.T) {
 		t.Errorf("event %+v", e)
 	}
 }
+
+// What a slow keeper has read is old when it comes to publish: the key was
+// revoked in the meantime.
+func TestKeeperThatIsLate(t *testing.T) {
+	w := newWorld(t)
+	w.addActive("a")
+	w.dns.set(dns.Name("a", theDomain), "")
+	w.dns.fail = errors.New("down")
+	if _, err := w.keeper().Keep(t.Context(), theDomain); err == nil { // the alarm is told
+		t.Fatal("no error")
+	}
+	w.dns.fail = nil
+	w.dns.published = func(c *dns.Change) {
+		if !strings.HasSuffix(c.Record, "p=") {
+			t.Errorf("published %q", c.Record)
+		}
+	}
+	check, done := w.options.Check, false
+	w.options.Check = func(ctx context.Context, name string, want *dns.Record) (*dns.Report, error) {
+		r, err := check(ctx, name, want)
+		if !done {
+			done = true
+			w.change(func(d *keystore.Domain) error {
+				return d.Revoke("a", keystore.Warrant{Now: w.now, Force: true, Reason: "stolen"})
+			})
+		}
+		return r, err
+	}
+	w.keep()
+	w.want("a revoked")
+}

@@ -218,6 +218,11 @@ func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []ke
 		if p == nil || (s.Action == keystore.Withdraw) != (key.State == keystore.Removed) {
 			continue
 		}
+		// DNS knows no compare-and-swap, and looking at it takes time: a key that
+		// was revoked meanwhile must not be published again.
+		if err := t.fresh(ctx); err != nil {
+			return taken, err
+		}
 		c := dns.Change{Domain: t.d.Name, Selector: s.Selector, Record: value(key), TTL: ttl}
 		c.Name, c.Slot = recordName(t.d, s.Selector)
 		if err := p.Publish(ctx, c); err != nil {
@@ -228,7 +233,9 @@ func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []ke
 			taken = append(taken, s)
 		}
 		t.keeper.count(s.Action)
-		marked = t.d.MarkPublished(s.Selector, t.warrant(s)) || marked
+		if s.Action == keystore.Publish {
+			marked = t.d.MarkPublished(s.Selector, t.warrant(s)) || marked
+		}
 		t.keeper.options.Log.Info("key record published", "domain", t.d.Name, "selector", s.Selector, "name", c.Name, "record", c.Record, "because", s.Because)
 	}
 	if marked {
@@ -237,6 +244,15 @@ func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []ke
 		}
 	}
 	return taken, first
+}
+
+// fresh returns an error if the domain has changed since it was read.
+func (t *taking) fresh(ctx context.Context) error {
+	d, err := t.keeper.store.Domain(ctx, t.d.Name)
+	if err == nil && d.Version != t.d.Version {
+		err = fmt.Errorf("domain %s: %w", t.d.Name, keystore.ErrConflict)
+	}
+	return err
 }
 
 // report logs and counts steps that were taken.
