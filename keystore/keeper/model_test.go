@@ -51,7 +51,7 @@ func TestModel(t *testing.T) {
 	}
 	t.Logf("keys in all sequences: %v", total)
 	for _, what := range []string{"activated", "retired", "revoked", "removed", "withdrawn", "unseen", "crashed", "interrupted", "slot used again"} {
-		if total[what] == 0 && !t.Failed() {
+		if total[what] == 0 && n >= 1000 && !t.Failed() {
 			t.Errorf("no key was %s: the sequences are too tame", what)
 		}
 	}
