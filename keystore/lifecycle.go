@@ -113,6 +113,19 @@ func (k *Key) slotFree(grace time.Duration) time.Time {
 	}
 }
 
+// NeededUntil is when the last mail that needs the record of a removed key has
+// arrived; zero if there never was any.
+func (k *Key) NeededUntil(grace time.Duration) time.Time {
+	switch {
+	case k.Activated.IsZero() || !k.Revoked.IsZero(): // nothing was signed, or nothing is to verify
+		return time.Time{}
+	case k.Retired.IsZero():
+		return k.Removed.Add(grace)
+	default:
+		return k.Retired.Add(grace)
+	}
+}
+
 // Activate makes a pending key sign. Its record must have been seen, and be
 // Ready; that of an Urgent key must have been seen. With Force neither is asked,
 // and a retired key signs again, which is right only while its record is still

@@ -280,9 +280,12 @@ func (p *plan) removed(k *Key) {
 	if p.slot(k) || !k.Withdrawn.IsZero() {
 		return
 	}
+	until := k.NeededUntil(p.rules.grace())
 	switch sight := p.sights[k.Selector]; {
 	case sight.State == Missing:
 		p.add(Observe, k, "its record is gone")
+	case p.now.Before(until):
+		p.wait(k, until, "mail under way may need its record")
 	case sight.State == Unknown:
 	case p.rules.Automatic:
 		p.add(Withdraw, k, "nobody needs its record any longer")
@@ -428,7 +431,7 @@ func Next(now time.Time, d *Domain, selector string, r Rules) Step {
 		s.Action, s.NotBefore, s.Because = DoRemove, k.Revoked.Add(r.grace()), "mail under way may need its record"
 	case Removed:
 		if _, slot := d.Slot(selector); !slot && k.Withdrawn.IsZero() {
-			s.Action, s.Because = Withdraw, "nobody needs its record any longer"
+			s.Action, s.NotBefore, s.Because = Withdraw, k.NeededUntil(r.grace()), "nobody needs its record any longer"
 		}
 	}
 	return s

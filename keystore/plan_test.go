@@ -136,6 +136,7 @@ func TestPlan(t *testing.T) {
 		{"nor while DNS does not answer", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, nil, Rules{KeepPrivate: true}, "wait a"},
 		{"a removed key's record goes", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), automatic, "withdraw a"},
 		{"by hand, if need be", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), Rules{}, "ask a"},
+		{"not while mail may need it, as of one removed by force", []aKey{{selector: "a", state: Removed, activated: -900, retired: -1}}, nil, see("a", Shown), automatic, "wait a"},
 		{"that it is gone is noted", []aKey{{selector: "a", state: Removed}}, nil, see("a", Missing), Rules{}, "observe a"},
 		{"one in a slot is removed when its record is seen to be revoked", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, []string{"a"}, see("a", ShownRevoked), automatic, "remove a"},
 		{"not while it may be seen", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, []string{"a"}, see("a", Shown), automatic, "publish a; wait a"},

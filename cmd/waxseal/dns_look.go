@@ -185,7 +185,7 @@ func (l *lookout) key(ctx context.Context, d *keystore.Domain, k *keystore.Key) 
 	s.fill(r)
 	s.sight = r.Sight(l.app.now())
 	s.judge(k, l.publishHint(d, k))
-	if until := neededUntil(k, time.Duration(l.config.Keeper.Grace)); k.State == keystore.Removed && s.Remedy != "" && l.app.now().Before(until) {
+	if until := k.NeededUntil(time.Duration(l.config.Keeper.Grace)); k.State == keystore.Removed && s.Remedy != "" && l.app.now().Before(until) {
 		s.Detail, s.Remedy = "mail under way needs its record until "+until.Format(time.RFC3339), ""
 	}
 	if s.Target != "" {

@@ -243,7 +243,7 @@ func (p *publishing) key(ctx context.Context, d *keystore.Domain, k *keystore.Ke
 		}
 		row.Record = want.String()
 		c.Record = row.Record
-	} else if until := neededUntil(k, time.Duration(p.config.Keeper.Grace)); p.app.now().Before(until) {
+	} else if until := k.NeededUntil(time.Duration(p.config.Keeper.Grace)); p.app.now().Before(until) {
 		row.Outcome, row.Detail = recordUnchanged, "mail under way needs it until "+until.Format(time.RFC3339)
 		return row, nil
 	}

@@ -243,23 +243,10 @@ record, so that it is not used again.`, keystore.Grace/(24*time.Hour)),
 // noticeRecordOf says until when the record of a removed key must stay for mail
 // under way.
 func (a *app) noticeRecordOf(name string, k *keystore.Key, grace time.Duration) {
-	if until := neededUntil(k, grace); until.After(a.now()) {
+	if until := k.NeededUntil(grace); until.After(a.now()) {
 		a.notice("hint: mail under way needs the record %s: keep it in DNS until %s", name, until.Format(time.RFC3339))
 	} else {
 		a.notice("hint: the record %s may be deleted from DNS now", name)
-	}
-}
-
-// neededUntil is when the last mail that needs the record of a removed key has
-// arrived; zero if there never was any.
-func neededUntil(k *keystore.Key, grace time.Duration) time.Time {
-	switch {
-	case k.Activated.IsZero() || !k.Revoked.IsZero(): // nothing was signed, or nothing is to verify
-		return time.Time{}
-	case k.Retired.IsZero():
-		return k.Removed.Add(grace)
-	default:
-		return k.Retired.Add(grace)
 	}
 }
 

@@ -43,7 +43,8 @@ type Options struct {
 
 	// Notify is called when an administrator has something to do, or something
 	// is wrong: once in a while for the same thing, however many keepers there
-	// are, and not until then if one dies just before it tells. It is called in the goroutines of a round. nil: nobody is told.
+	// are, and not until then if one dies just before it tells. It is called in
+	// the goroutines of a round. nil: nobody is told.
 	Notify func(ctx context.Context, n Notice)
 
 	// Retired is the directory that the private halves of removed keys are
