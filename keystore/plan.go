@@ -165,8 +165,11 @@ func (p *plan) pending(k *Key) {
 			p.takeOver(k)
 		}
 	default:
-		if !k.Seen.IsZero() {
+		switch {
+		case !k.Seen.IsZero():
 			p.add(Observe, k, "the record is no longer seen as it should be").Detail = sight.Detail
+		case k.remembered(sight).After(k.Ready.Add(time.Minute)):
+			p.add(Observe, k, "resolvers remember the wrong record for a while").Detail = sight.Detail
 		}
 		p.correct(k, "publish its record", sight)
 		p.wait(k, time.Time{}, "its record must be seen at every authoritative server").Detail = sight.Detail

@@ -234,6 +234,19 @@ func TestVisibility(t *testing.T) {
 	}
 }
 
+func TestAWrongRecordIsWaitedOut(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Pending}})
+	w := Warrant{Now: noon}
+	wrong := Sight{At: noon, State: Different, TTL: 24 * time.Hour, NegativeTTL: time.Minute}
+	if !d.Observe("a", wrong, w) || d.Observe("a", wrong, w) {
+		t.Error("a wrong record must be noted, and once")
+	}
+	d.Observe("a", Sight{At: noon.Add(time.Hour), State: Shown, TTL: time.Hour}, w)
+	if got, want := d.Keys[0].Ready, noon.Truncate(time.Second).Add(24*time.Hour+time.Second); !got.Equal(want) {
+		t.Errorf("ready at %v, want %v, when no resolver remembers the wrong record", got, want)
+	}
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	d := planned([]aKey{{selector: "a", state: Pending}})
 	for i := range 1000 {

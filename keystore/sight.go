@@ -47,9 +47,9 @@ const (
 
 // Observe keeps what was seen of a key's record. It returns false if that
 // changes nothing. From the first Sight that is Shown on, the key is Ready as
-// soon as no resolver can remember an earlier answer; any later Sight that is
-// neither Shown nor Unknown starts over, as long as the key is pending. A
-// removed key is withdrawn once its record is Missing.
+// soon as no resolver can remember an earlier answer, be it that there was no
+// record or a wrong one; any later Sight that is neither Shown nor Unknown starts
+// over, as long as the key is pending. A removed key is withdrawn once its record is Missing.
 func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 	k := d.Key(selector)
 	switch {
@@ -66,16 +66,33 @@ func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 		// Up to a second of the time stamp is cut off, so one is added. One
 		// that lies ahead is from a clock that was wrong.
 		k.Seen = stamp(s.At).Add(time.Second)
-		k.Ready = k.Seen.Add(max(s.TTL, s.NegativeTTL).Truncate(time.Second))
+		if ready := k.Seen.Add(max(s.TTL, s.NegativeTTL).Truncate(time.Second)); ready.After(k.Ready) || k.Ready.After(k.Seen.Add(maxTTL)) {
+			k.Ready = ready
+		}
 		d.repeat(selector, WasSeen, w)
 		return true
 	case s.State != Shown && k.State == Pending && !k.Seen.IsZero():
-		k.Seen, k.Ready = time.Time{}, time.Time{}
+		k.Seen, k.Ready = time.Time{}, k.remembered(s)
 		w.Reason = cut(s.Detail)
 		d.repeat(selector, WasUnseen, w)
 		return true
+	case s.State != Shown && k.State == Pending && k.remembered(s).After(k.Ready.Add(time.Minute)):
+		k.Ready = k.remembered(s)
+		return true
 	}
 	return false
+}
+
+// maxTTL is the longest that a wait may be: what resolvers keep at most.
+const maxTTL = 7 * 24 * time.Hour
+
+// remembered is until when resolvers may remember the wrong record that a Sight
+// shows; zero if it shows none, or if the wait for the right one is longer.
+func (k *Key) remembered(s Sight) time.Time {
+	if s.State != Different && s.State != ShownRevoked || s.TTL <= s.NegativeTTL {
+		return time.Time{}
+	}
+	return stamp(s.At).Add(time.Second + min(s.TTL, maxTTL).Truncate(time.Second))
 }
 
 // MarkPublished keeps that the key's record was put into DNS. It returns false

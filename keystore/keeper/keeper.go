@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -177,7 +178,7 @@ func (k *Keeper) Round(ctx context.Context) error {
 					mu.Unlock()
 					continue
 				}
-				r, err := k.Keep(ctx, name)
+				r, err := k.survive(ctx, name)
 				mu.Lock()
 				found.add(r)
 				mu.Unlock()
@@ -324,6 +325,19 @@ func (k *Keeper) Keep(ctx context.Context, name string) (*Result, error) {
 		}
 	}
 	return r, conflict
+}
+
+// survive is Keep, where a panic is an error: mail goes on.
+func (k *Keeper) survive(ctx context.Context, name string) (r *Result, err error) {
+	defer recovered(&err)
+	return k.Keep(ctx, name)
+}
+
+// recovered turns a panic into an error.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	}
 }
 
 // Plan returns what Keep would do, and does nothing.

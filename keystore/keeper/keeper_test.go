@@ -432,3 +432,35 @@ func TestKeeperThatIsLate(t *testing.T) {
 	w.keep()
 	w.want("a revoked")
 }
+
+// A panic in what looks at DNS, or publishes, is trouble of one domain.
+func TestPanicsEndNothing(t *testing.T) {
+	w := newWorld(t)
+	w.put("bad.example")
+	w.put("good.example")
+	check, publisher := w.options.Check, w.options.Publisher
+	w.options.Check = func(ctx context.Context, name string, want *dns.Record) (*dns.Report, error) {
+		if strings.HasSuffix(name, "bad.example") {
+			panic("look")
+		}
+		return check(ctx, name, want)
+	}
+	k := w.keeper()
+	if r, err := k.Keep(t.Context(), "bad.example"); err != nil || len(r.Open) != 1 || !strings.Contains(r.Open[0].Detail, "panic: look") {
+		t.Errorf("after a panic in the look at DNS: %v, %+v", err, r)
+	}
+	w.options.Check = check
+	w.options.Publisher = func(name string) (dns.Publisher, time.Duration) {
+		if strings.HasSuffix(name, "bad.example") {
+			panic("publish")
+		}
+		return publisher(name)
+	}
+	k = w.keeper()
+	if err := k.Round(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := k.Stats(); s.Failures != 1 || s.Steps[keystore.Publish] != 1 {
+		t.Errorf("after a panic of a publisher: %+v", s)
+	}
+}

@@ -60,11 +60,18 @@ func (k *Keeper) sight(ctx context.Context, d *keystore.Domain, key *keystore.Ke
 			return keystore.Sight{Detail: err.Error()}
 		}
 	}
-	report, err := k.options.Check(ctx, dns.Name(key.Selector, d.Name), record)
+	report, err := k.check(ctx, dns.Name(key.Selector, d.Name), record)
 	if err != nil {
 		return keystore.Sight{Detail: err.Error()}
 	}
 	return report.Sight(k.options.Now())
+}
+
+// check asks DNS. It is called in a goroutine of its own, where a panic would be
+// the end of the process.
+func (k *Keeper) check(ctx context.Context, name string, want *dns.Record) (r *dns.Report, err error) {
+	defer recovered(&err)
+	return k.options.Check(ctx, name, want)
 }
 
 // taking is the steps of one plan at work.
