@@ -65,7 +65,8 @@ type KeeperConfig struct {
 	// from a timer.
 	Enabled bool `toml:"enabled"`
 
-	// The time between two rounds.
+	// The time between two rounds, give or take a tenth. The first comes within a
+	// tenth.
 	Interval Duration `toml:"interval"`
 
 	// How long a key signs before it is replaced. A successor is made in good

@@ -28,7 +28,7 @@ func TestTheKeeperFollowsReloads(t *testing.T) {
 	k := &keeping{store: store, now: time.Now, by: "keeper@test", log: slog.New(slog.NewTextHandler(&log, nil))}
 	config := func(text string) *decoded {
 		t.Helper()
-		d, err := decodeConfig("waxseal.toml", "[dns]\nresolvers = [\"127.0.0.1\"]\n"+text)
+		d, err := decodeConfig("waxseal.toml", "[dns]\nresolvers = [\"127.0.0.1\"]\n[keeper]\ninterval = \"2s\"\n"+text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,16 +41,16 @@ func TestTheKeeperFollowsReloads(t *testing.T) {
 	if k.keeper != first {
 		t.Error("a change that does not concern the keeper replaced it")
 	}
-	k.use(config("[keeper]\ninterval = \"1h\"\n"))
+	k.use(config("grace = \"8d\"\n"))
 	if k.keeper == first {
 		t.Error("a change of the keeper's settings did not replace it")
 	}
 	<-store.rounds
-	k.use(config("[keeper]\nenabled = false\n"))
+	k.use(config("enabled = false\n"))
 	if k.keeper != nil {
 		t.Error("the keeper was switched off, and is there")
 	}
-	k.use(config("[keeper]\ninterval = \"1h\"\n"))
+	k.use(config("grace = \"8d\"\n"))
 	<-store.rounds
 	k.close()
 	k.use(config(""))
