@@ -15,7 +15,7 @@ import (
 // import what they like; any other that is not listed fails the test.
 var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
-		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim"},
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock"},
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify
@@ -23,6 +23,9 @@ var rooms = map[string]struct{ ours, modules []string }{
 			"github.com/fsnotify/fsnotify", // the watch of the configuration file
 		},
 	},
+	"waxseal/cmd/waxseal/internal/landlock": {modules: []string{
+		"golang.org/x/sys", // the numbers of <linux/landlock.h>
+	}},
 	"waxseal/cmd/waxseal/internal/mta":      {ours: []string{"waxseal/milter"}},
 	"waxseal/cmd/waxseal/internal/opendkim": {},
 	"waxseal/milter": {
