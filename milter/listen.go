@@ -124,7 +124,7 @@ func Listen(a Address, o SocketOptions) (net.Listener, error) {
 	if a.Network != "unix" {
 		return net.Listen(a.Network, a.Address)
 	}
-	if err := makeDirectory(filepath.Dir(a.Address), o); err != nil {
+	if err := MakeDirectory(filepath.Dir(a.Address), o); err != nil {
 		return nil, err
 	}
 	if err := removeStale(a.Address); err != nil {
@@ -165,9 +165,9 @@ func Listen(a Address, o SocketOptions) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: a.Address, made: made}, nil
 }
 
-// makeDirectory makes the parent of a socket. Only what is missing is made,
-// and only that gets a mode and an owner.
-func makeDirectory(dir string, o SocketOptions) error {
+// MakeDirectory makes the directory of a socket, as Listen does. Only what is
+// missing is made, and only that gets a mode and an owner.
+func MakeDirectory(dir string, o SocketOptions) error {
 	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
