@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 )
@@ -287,6 +288,13 @@ func readError(path string, err error) error {
 		e.Problem = fmt.Sprintf("not readable by user id %d", os.Geteuid())
 		e.Repair = fmt.Sprintf("run as the user who owns the key store, or give it to this one: chown -R %d %s",
 			os.Geteuid(), shellWord(store))
+		// Where a link leads may be shut, by something else than modes.
+		real, err := filepath.EvalSymlinks(path)
+		inside, storeErr := filepath.EvalSymlinks(store)
+		if err == nil && storeErr == nil && !strings.HasPrefix(real, inside+string(filepath.Separator)) && real != inside {
+			e.Problem = fmt.Sprintf("leads to %s, which is not readable by user id %d", real, os.Geteuid())
+			e.Repair = "put the file itself here; or, if its mode is right, tell the daemon that it may read there ([confine] read)"
+		}
 	}
 	return e
 }

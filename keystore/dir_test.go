@@ -303,6 +303,29 @@ func TestDomainNeedsOnlyDomainTOML(t *testing.T) {
 	}
 }
 
+// A link out of the store is closed to a daemon that has confined itself,
+// whatever the modes are.
+func TestAClosedLinkSaysWhereItLeads(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to become someone else")
+	}
+	d := newDir(t, DirOptions{})
+	create(t, d, "example.com")
+	makeVisible(t, d.Path())
+	key, moved := d.file("example.com", "a.pem"), filepath.Join(t.TempDir(), "moved.pem")
+	if err := errors.Join(os.Rename(key, moved), os.Symlink(moved, key), os.Chmod(filepath.Join(d.Path(), "example.com"), 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	makeVisible(t, moved)
+	if err := os.Chmod(moved, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := asUser(t, 65534, "read", d.Path())
+	if !strings.Contains(out, key+": leads to "+moved+", which is not readable by user id 65534") || !strings.Contains(out, "[confine] read") {
+		t.Errorf("got %q", out)
+	}
+}
+
 // What root creates the daemon's user can read.
 func TestRootGivesFilesToTheOwnerOfTheStore(t *testing.T) {
 	if os.Geteuid() != 0 {
