@@ -113,6 +113,7 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 	found = append(found, keeperProblems(d)...)
 	_, bad = buildPublishers(d)
 	found = append(found, bad...)
+	found = append(found, confineProblems(d)...)
 	for _, l := range []struct {
 		key   string
 		value int
@@ -202,11 +203,8 @@ func anyRule(d *decoded) bool {
 
 // openStore opens the keystore of the configuration.
 func openStore(d *decoded, warn func(what string, err error)) (*keystore.Dir, error) {
-	kind, path, ok := strings.Cut(d.Keystore.URL, ":")
-	if !ok || strings.HasPrefix(d.Keystore.URL, "/") || strings.HasPrefix(d.Keystore.URL, ".") {
-		kind, path = "dir", d.Keystore.URL
-	}
-	if kind != "dir" || path == "" {
+	path, ok := keystoreDir(d.Keystore.URL)
+	if !ok {
 		return nil, problems{d.problem("keystore.url", fmt.Errorf("%q is no keystore", d.Keystore.URL), "write dir:PATH, or a bare path")}
 	}
 	store, err := keystore.OpenDir(path, keystore.DirOptions{
@@ -220,6 +218,15 @@ func openStore(d *decoded, warn func(what string, err error)) (*keystore.Dir, er
 		return nil, problems{d.problem("keystore.url", err, "make a keystore and a key in it with \"waxseal key new DOMAIN\"")}
 	}
 	return store, nil
+}
+
+// keystoreDir returns the directory that is the keystore, if one is.
+func keystoreDir(url string) (path string, ok bool) {
+	kind, path, ok := strings.Cut(url, ":")
+	if !ok || strings.HasPrefix(url, "/") || strings.HasPrefix(url, ".") {
+		kind, path = "dir", url
+	}
+	return path, kind == "dir" && path != ""
 }
 
 // makeStore is openStore for commands that may begin a new keystore, which it
@@ -312,7 +319,11 @@ func checkListeners(d *decoded) error {
 		}
 		if _, err := socketOptions(c); err != nil {
 			for _, each := range unjoin(err) {
-				found = append(found, d.problem(key, each, ""))
+				// A daemon that has confined itself cannot read a new /etc/group;
+				// its sockets are open already.
+				if !errors.Is(each, fs.ErrPermission) {
+					found = append(found, d.problem(key, each, ""))
+				}
 			}
 		}
 	}
@@ -330,7 +341,9 @@ func socketOptions(c ListenConfig) (milter.SocketOptions, error) {
 	var bad []error
 	if c.Owner != "" {
 		u, err := user.Lookup(c.Owner)
-		if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			bad = append(bad, fmt.Errorf("owner: %w", err))
+		} else if err != nil {
 			bad = append(bad, withHint(fmt.Errorf("owner: no user %q", c.Owner), "correct the name, or leave owner out"))
 		} else {
 			o.UID, _ = strconv.Atoi(u.Uid)
@@ -345,6 +358,8 @@ func socketOptions(c ListenConfig) (milter.SocketOptions, error) {
 	if group != "" {
 		g, err := user.LookupGroup(group)
 		switch {
+		case errors.Is(err, fs.ErrPermission):
+			bad = append(bad, fmt.Errorf("group: %w", err))
 		case err != nil:
 			bad = append(bad, withHint(fmt.Errorf("group: no group %q", group), "correct the name, or leave group out"))
 		default:

@@ -29,7 +29,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "Find everything that is wrong with configuration and keystore",
 		Long: `Read the configuration and every key of the keystore, and print all problems
 with their place and remedy. The exit status is 1 when there is an error;
-warnings alone do not count.`,
+warnings alone do not count. At the end stands what the daemon will be left
+with when it has confined itself ([confine]).`,
 		Example: `  waxseal check
   waxseal check --config waxseal.toml --keystore ./keys`,
 		Args: cobra.NoArgs,
@@ -70,6 +71,9 @@ func (a *app) printReport(r *report) {
 	if r.RSA != "" {
 		fmt.Fprintln(a.stdout, r.RSA)
 	}
+	if r.Confinement != nil {
+		r.Confinement.print(a.stdout)
+	}
 }
 
 // report is all that check has found.
@@ -77,6 +81,8 @@ type report struct {
 	Findings []finding `json:"findings"`
 	Domains  int       `json:"domains"`       // looked at
 	RSA      string    `json:"rsa,omitempty"` // what makes RSA signatures, and how fast
+
+	Confinement *confinementReport `json:"confinement,omitempty"`
 }
 
 // add adds a finding, once: a directory that is open to others is found by the
@@ -117,6 +123,10 @@ func (a *app) check(ctx context.Context) *report {
 	if w := warnings(config); len(w) > 0 {
 		add("warning", w)
 	}
+	r.Confinement = reportConfinement(config)
+	if r.Confinement.ABI == 0 && config.Confine.Landlock == landlockRequire {
+		add("error", config.problem("confine.landlock", errors.New(r.Confinement.Why), `"auto" does without where it must`))
+	}
 
 	engine, err := libcrypto.NewEngine(libcrypto.EngineOptions{Mode: libcrypto.Mode(config.Signing.RSA)})
 	if err != nil {
@@ -139,6 +149,9 @@ func (a *app) check(ctx context.Context) *report {
 			add("error", err)
 		}
 		for _, w := range keyWarnings(ctx, store, domain, a.flags()) {
+			add("warning", w)
+		}
+		for _, w := range r.Confinement.linkWarnings(config, domain) {
 			add("warning", w)
 		}
 		return nil

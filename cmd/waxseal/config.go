@@ -79,6 +79,9 @@ type Config struct {
 	// Numbers for Prometheus at /metrics, and the daemon's health: /healthz says
 	// that it runs, /readyz that mail may be sent to it. Changes need a restart.
 	Metrics MetricsConfig `toml:"metrics"`
+
+	// What is left to the daemon once it has started.
+	Confine ConfineConfig `toml:"confine"`
 }
 
 // KeystoreConfig is the [keystore] table.
@@ -499,14 +502,24 @@ func defaultConfig() Config {
 			KeyTimeout:    Duration(milter.DefaultKeyTimeout),
 			StopTimeout:   Duration(30 * time.Second),
 		},
-		DNS:    defaultDNS(),
-		Keeper: defaultKeeper(),
+		DNS:     defaultDNS(),
+		Keeper:  defaultKeeper(),
+		Confine: defaultConfine(),
 	}
 }
 
 // defaultListen is a listener's settings before its table is read.
 func defaultListen() ListenConfig {
 	return ListenConfig{Mode: FileMode(defaultSocketMode), MTA: milter.MTAAuto, Masquerade: []string{}}
+}
+
+// listenersByDefault are the listeners where none is configured.
+func listenersByDefault() map[string]ListenConfig {
+	c := defaultListen()
+	if err := c.Address.set(defaultSocket); err != nil {
+		panic(err) // a constant of ours
+	}
+	return map[string]ListenConfig{"milter": c}
 }
 
 // defaultRow is a row's settings before its table is read.

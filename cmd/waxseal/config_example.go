@@ -19,6 +19,8 @@ var (
 	configSource string
 	//go:embed config_keys.go
 	configKeysSource string
+	//go:embed config_confine.go
+	configConfineSource string
 )
 
 // setting is one line of the configuration file, or one table.
@@ -33,6 +35,7 @@ type setting struct {
 func settings() []setting {
 	comments := fieldComments(configSource)
 	maps.Copy(comments, fieldComments(configKeysSource))
+	maps.Copy(comments, fieldComments(configConfineSource))
 	var all []setting
 	var walk func(prefix string, v reflect.Value)
 	walk = func(prefix string, v reflect.Value) {

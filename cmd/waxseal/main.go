@@ -27,7 +27,7 @@ const (
 )
 
 func main() {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, ownProcess: true}
 	os.Exit(a.run(os.Args[1:]))
 }
 
@@ -41,6 +41,9 @@ type app struct {
 	keystore   string // --keystore
 	json       bool   // --json
 	dryRun     bool   // --dry-run
+
+	ownProcess bool        // the process is ours alone, and may be replaced
+	confined   confinement // that of the process
 
 	started bool // a command's own work has begun, so errors are no misuse
 }

@@ -160,6 +160,9 @@ func (r *reloader) read(watched bool) (config *decoded, settings *milter.Setting
 			config, err = r.app.serveConfig(r.listen, r.dev)
 		}
 		if err == nil {
+			err = r.app.confined.allows(config)
+		}
+		if err == nil {
 			settings, err = buildSettings(withOldListeners(config, r.open))
 		}
 		if err == nil {
@@ -212,7 +215,9 @@ func (r *reloader) unmeant(s saved) error {
 func (r *reloader) refuse(now time.Time, err error) {
 	r.log.Error("reload: the new configuration is broken, the old one stays in force; \"waxseal check\" tells more")
 	var found problems
-	if !errors.As(err, &found) {
+	if errors.As(err, &found) {
+		r.app.confined.explain(found)
+	} else {
 		r.log.Error("reload", "err", err)
 	}
 	for _, p := range found {
@@ -245,6 +250,7 @@ func needsRestart(old, new *Config) []string {
 	add("signing.rsa", old.Signing.RSA != new.Signing.RSA)
 	add("log.format", old.Log.Format != new.Log.Format)
 	add("metrics", old.Metrics != new.Metrics)
+	add("confine", !reflect.DeepEqual(old.Confine, new.Confine))
 	changed := len(old.Listen) != len(new.Listen)
 	for name, is := range new.Listen {
 		was, ok := old.Listen[name]

@@ -31,7 +31,8 @@ func (a *app) serveCommand() *cobra.Command {
 changes, or by SIGHUP, the configuration is read again; a broken one leaves the
 old one in force. SIGTERM and SIGINT stop taking mail, finish the messages under
 way and exit. Sockets that systemd hands over are served in place of the
-listener of the same name or address.
+listener of the same name or address. Where the kernel has Landlock, the daemon
+gives up what its configuration does not need ([confine]).
 
 Addresses are unix:PATH, inet:HOST:PORT and inet6:[HOST]:PORT, also in
 Sendmail's spelling local:PATH and inet:PORT@HOST. Flags win over the file, but a
@@ -45,6 +46,9 @@ inet:127.0.0.1:8891.`,
   waxseal serve --dev example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := a.confine(listen, dev); err != nil {
+				return err
+			}
 			// A service manager may ask for a stop before we are ready. Each
 			// kind has its own channel, so that none crowds out the other.
 			stop, reload := make(chan os.Signal, 1), make(chan os.Signal, 1)
@@ -138,6 +142,9 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 	log := buildLog(a.stderr, config.Log, level)
 	for _, w := range warnings(config) {
 		log.Warn("configuration", w.logged()...)
+	}
+	if err := a.confined.tell(config, log); err != nil {
+		return err
 	}
 	current, err := build(config, a.now, func(what string, err error) { log.Warn(what, "err", err) })
 	if err != nil {
@@ -262,11 +269,7 @@ func (a *app) listeners(config *decoded) ([]namedListener, error) {
 		}
 	}
 	if len(all) == 0 && len(wanted.Listen) == 0 {
-		c := defaultListen()
-		if err := c.Address.set(defaultSocket); err != nil {
-			return nil, err
-		}
-		wanted.Listen = map[string]ListenConfig{"milter": c}
+		wanted.Listen = listenersByDefault()
 	}
 	opened, err := openListeners(&wanted)
 	if err != nil {
