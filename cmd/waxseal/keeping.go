@@ -25,6 +25,7 @@ type keeping struct {
 
 	mu      sync.Mutex     // guards what follows
 	keeper  *keeper.Keeper // nil: there is none
+	system  []string       // the machine's resolvers, when they were last read
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when keeper has ended; nil if there was none yet
 	made    keeperSource  // what keeper was made from
@@ -68,7 +69,7 @@ func (k *keeping) use(d *decoded) {
 	if !d.Keeper.Enabled {
 		return
 	}
-	next, err := buildKeeper(d, k.store, k.now, k.by, k.log)
+	next, err := buildKeeper(k.resolving(d), k.store, k.now, k.by, k.log)
 	if err != nil {
 		k.log.Error("keys are not looked after", "err", err)
 		return
@@ -83,6 +84,21 @@ func (k *keeping) use(d *decoded) {
 		}
 		next.Run(ctx)
 	}()
+}
+
+// resolving names the machine's resolvers in a configuration that names none. A
+// daemon that is confined may not read a resolv.conf that took the place of the
+// one there was at its start; it goes on with what that said. mu is held.
+func (k *keeping) resolving(d *decoded) *decoded {
+	if len(d.DNS.Resolvers) > 0 {
+		return d
+	}
+	if now, err := dns.SystemResolvers(); err == nil {
+		k.system = now
+	}
+	with := *d
+	with.DNS.Resolvers = k.system
+	return &with
 }
 
 // end tells the present keeper to stop. mu is held.

@@ -84,22 +84,34 @@ func NewChecker(o CheckerOptions) (*Checker, error) {
 	}, nil
 }
 
+// SystemResolvers returns the resolvers of /etc/resolv.conf as "IP:PORT".
+func SystemResolvers() ([]string, error) {
+	conf, err := mdns.ClientConfigFromFile(resolvConf)
+	if err != nil {
+		return nil, fmt.Errorf("the machine's resolvers: %w", err)
+	}
+	if len(conf.Servers) == 0 {
+		return nil, fmt.Errorf("%s names no resolver: name one", resolvConf)
+	}
+	var all []string
+	for _, server := range conf.Servers {
+		all = append(all, net.JoinHostPort(server, conf.Port))
+	}
+	return all, nil
+}
+
 func parseResolvers(names []string) ([]netip.AddrPort, error) {
-	port := "53"
 	if len(names) == 0 {
-		conf, err := mdns.ClientConfigFromFile(resolvConf)
-		if err != nil {
-			return nil, fmt.Errorf("the machine's resolvers: %w", err)
-		}
-		if names, port = conf.Servers, conf.Port; len(names) == 0 {
-			return nil, fmt.Errorf("%s names no resolver: name one", resolvConf)
+		var err error
+		if names, err = SystemResolvers(); err != nil {
+			return nil, err
 		}
 	}
 	var resolvers []netip.AddrPort
 	for _, name := range names {
 		resolver, err := netip.ParseAddrPort(name)
 		if err != nil {
-			resolver, err = netip.ParseAddrPort(net.JoinHostPort(strings.Trim(name, "[]"), port))
+			resolver, err = netip.ParseAddrPort(net.JoinHostPort(strings.Trim(name, "[]"), "53"))
 		}
 		if err != nil || resolver.Port() == 0 {
 			return nil, fmt.Errorf(`resolver %.80q, want "IP:PORT" or "IP"`, name)
