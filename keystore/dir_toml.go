@@ -25,7 +25,9 @@ const tomlHead = `# Keys of %s, written by waxseal. To change a key use "waxseal
 
 `
 
-// tomlKey is a [[key]] row as it is written. Reading goes by tomlFields.
+// tomlKey is a [[key]] row as it is written. Reading goes by tomlFields. Exim,
+// with the files of contrib/exim, goes by the lines of selector, algorithm and
+// state, which therefore come first and in this order.
 type tomlKey struct {
 	Selector  string     `toml:"selector"`
 	Algorithm string     `toml:"algorithm"`

@@ -3,7 +3,10 @@ package keystore
 import (
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +41,40 @@ func TestDecodeDomainAcceptsWhatTOMLAllows(t *testing.T) {
 		if len(errs) != 0 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, %v", what, got, errs)
 		}
+	}
+}
+
+// TestRowsAreAsEximReadsThem holds what is written to the lines that the
+// expression in contrib/exim looks for; no text of a row can look like them.
+func TestRowsAreAsEximReadsThem(t *testing.T) {
+	macros, err := os.ReadFile("../contrib/exim/waxseal.macros")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`\{\\N(\(\?s\).*)\\N\}\{\\\$1 : \}`).FindSubmatch(macros)
+	if found == nil {
+		t.Fatal("no expression in waxseal.macros")
+	}
+	active := newKey(t, "a")
+	active.State = Active
+	active.Note = "\nselector = \"x\"\nalgorithm = \"ed25519\"\nstate = \"active\"\n"
+	active.Reason = "\"\"\"" + active.Note
+	last := newKey(t, "b.c-d")
+	last.State = Active
+	d := &Domain{Name: "example.com", Keys: []Key{newKey(t, "p"), active, newKey(t, "q"), last},
+		History: []Event{{Selector: "a", What: WasCreated, By: active.Note, Reason: active.Note}}}
+	text, err := encodeDomain(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range regexp.MustCompile(string(found[1])).FindAllSubmatch(text, -1) {
+		if len(m[1]) > 0 {
+			got = append(got, string(m[1]))
+		}
+	}
+	if want := []string{"a", "b.c-d"}; !slices.Equal(got, want) {
+		t.Errorf("Exim signs with %q, want %q, of\n%s", got, want, text)
 	}
 }
 

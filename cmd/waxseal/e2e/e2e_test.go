@@ -1,8 +1,10 @@
 // Package e2e tests the real waxseal binary in its real place: behind a private
-// Postfix that delivers into a directory, and a private Sendmail before a sink, with other people's verifiers judging
-// what arrives. It promises what an administrator sees: mail that is ours
-// arrives signed, whatever way it took and whatever it holds; nothing else in
-// it changed; and no reload, stop or broken peer loses or spoils any.
+// Postfix that delivers into a directory, and a private Sendmail before a sink,
+// with other people's verifiers judging what arrives. It promises what an
+// administrator sees: mail that is ours arrives signed, whatever way it took and
+// whatever it holds; nothing else in it changed; and no reload, stop or broken
+// peer loses or spoils any. An Exim that signs by itself with the keys of waxseal
+// is held to the same.
 //
 // Nothing outside temporary directories is touched. A test that misses a
 // program skips and names it, or fails when WAXSEAL_E2E=required is set.
