@@ -5,21 +5,30 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"waxseal/keystore"
 )
+
+// importFlags are those that all imports have.
+type importFlags struct {
+	keystore, output string
+	drop             []string
+}
+
+func (a *app) importFlags(c *cobra.Command, f *importFlags) {
+	c.Flags().StringVar(&f.keystore, "keystore", defaultConfig().Keystore.URL, "keystore `url` to put the keys into")
+	c.Flags().StringVar(&f.output, "output", "waxseal.toml", "configuration `file` to write; it must not be there")
+	c.Flags().StringArrayVar(&f.drop, "drop", nil, "go on without the open line at this `place`, as the report has it, or without \"all\"; may be repeated")
+	a.dryRunFlag(c)
+	a.jsonFlag(c)
+}
 
 func (a *app) importCommand() *cobra.Command {
 	return group("import", "Take over the configuration and keys of another signer",
@@ -49,6 +58,8 @@ type importedLine struct {
 
 // takeover is a configuration of another signer on its way into ours.
 type takeover struct {
+	program  string // the other signer's name
+	source   string // its configuration
 	config   Config
 	comments map[string]string // dotted key of ours → the line it comes from
 	lines    []importedLine
@@ -71,8 +82,8 @@ type importedKey struct {
 	there   bool // in the keystore already
 }
 
-func newTakeover(drop []string) takeover {
-	t := takeover{config: defaultConfig(), comments: map[string]string{}, drop: drop, drops: map[string]bool{}}
+func newTakeover(program, source string, drop []string) takeover {
+	t := takeover{program: program, source: source, config: defaultConfig(), comments: map[string]string{}, drop: drop, drops: map[string]bool{}}
 	t.config.Listen = map[string]ListenConfig{}
 	t.config.Row = map[string]RowConfig{}
 	return t
@@ -132,124 +143,4 @@ func (t *takeover) selectors(domain string) []string {
 		}
 	}
 	return list
-}
-
-// compareStore looks what the keystore already has of the keys, and of others.
-func (t *takeover) compareStore(ctx context.Context, store keystore.Store) error {
-	for _, k := range t.keys {
-		d, err := store.Domain(ctx, k.Domain)
-		if errors.Is(err, keystore.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		for i := range d.Keys {
-			there := &d.Keys[i]
-			switch {
-			case there.Selector == k.Selector && there.State == keystore.Active && bytes.Equal(there.Public, k.public):
-				k.there = true
-			case there.Selector == k.Selector:
-				return withHint(fmt.Errorf("the keystore has selector %s of %s for another key, or one that is %s", k.Selector, k.Domain, there.State),
-					"import into an empty keystore")
-			case there.State == keystore.Active && !slices.Contains(t.selectors(k.Domain), there.Selector):
-				return withHint(fmt.Errorf("the keystore has an active key %s of %s, which would sign as well", there.Selector, k.Domain),
-					"import into an empty keystore, or retire that key first")
-			}
-		}
-	}
-	const page = 1000
-	names, err := store.List(ctx, "", page)
-	others := 0
-	for _, name := range names {
-		if len(t.selectors(name)) == 0 {
-			others++
-		}
-	}
-	if others > 0 {
-		t.add(lineDefault, "keystore", "", fmt.Sprintf("it has keys of other domains, which waxseal signs for as well: %d", others), "import into an empty keystore if that is not meant")
-	}
-	return err
-}
-
-// writeKeys puts the keys into the store, active, and as old as they are.
-func (a *app) writeKeys(ctx context.Context, store keystore.Store, keys []*importedKey, reason string) error {
-	for _, k := range keys {
-		if k.there {
-			continue
-		}
-		_, err := a.update(ctx, store, k.Domain, func(d *keystore.Domain) error {
-			by := keystore.Warrant{Now: a.now(), By: a.who(), Force: true, Reason: reason}
-			err := d.Import(keystore.Key{
-				Selector: k.Selector, Algorithm: k.Algorithm, Public: k.public, Created: k.Created,
-				Note: noteOf(k.From),
-				Load: func(context.Context) (crypto.Signer, error) { return k.private, nil },
-			}, by)
-			if err != nil {
-				return err
-			}
-			if err := d.Activate(k.Selector, by); err != nil {
-				return err
-			}
-			// It has signed since, so rotation is due as it would have been.
-			key := d.Key(k.Selector)
-			key.Activated = key.Created
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// noteOf says where a key came from, in a length that a note may have.
-func noteOf(from string) string {
-	const most = 200
-	return "from " + from[:min(len(from), most)]
-}
-
-// newOutput checks that a file is not there yet, and can be.
-func newOutput(path string) error {
-	switch _, err := os.Lstat(path); {
-	case err == nil:
-		return withHint(fmt.Errorf("%s is there already", path), "name another file with --output, or move it away")
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	info, err := os.Stat(filepath.Dir(path))
-	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s: not a directory", filepath.Dir(path))
-	}
-	return err
-}
-
-// writeNew writes a file that must not be there.
-func writeNew(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
-}
-
-// printTable prints lines of cells under a title, if there are any.
-func (a *app) printTable(title string, rows [][]string) {
-	if len(rows) == 0 {
-		return
-	}
-	fmt.Fprintf(a.stdout, "%s\n", title)
-	table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	for _, r := range rows {
-		for i, cell := range r {
-			if i > 0 {
-				fmt.Fprint(table, "\t")
-			}
-			fmt.Fprint(table, cell)
-		}
-		fmt.Fprintln(table)
-	}
-	_ = table.Flush()
-	fmt.Fprintln(a.stdout)
 }
