@@ -60,6 +60,7 @@ type importedLine struct {
 type takeover struct {
 	program  string // the other signer's name
 	source   string // its configuration
+	now      clock
 	config   Config
 	comments map[string]string // dotted key of ours → the line it comes from
 	lines    []importedLine
@@ -82,8 +83,8 @@ type importedKey struct {
 	there   bool // in the keystore already
 }
 
-func newTakeover(program, source string, drop []string) takeover {
-	t := takeover{program: program, source: source, config: defaultConfig(), comments: map[string]string{}, drop: drop, drops: map[string]bool{}}
+func (a *app) newTakeover(program, source string, drop []string) takeover {
+	t := takeover{program: program, source: source, now: a.now, config: defaultConfig(), comments: map[string]string{}, drop: drop, drops: map[string]bool{}}
 	t.config.Listen = map[string]ListenConfig{}
 	t.config.Row = map[string]RowConfig{}
 	return t

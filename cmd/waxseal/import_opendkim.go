@@ -55,7 +55,6 @@ Give that with --arguments, or the file of defaults of its start script with
 // opendkimImport is an import at work.
 type opendkimImport struct {
 	takeover
-	now    clock
 	source *opendkim.Config
 	model  *opendkim.Model
 	loaded map[string]loadedKey // by file, or place of a key in a table
@@ -78,7 +77,7 @@ func (a *app) importOpendkim(ctx context.Context, file string, f opendkimFlags) 
 		source.Arguments("--arguments", f.arguments)
 	}
 	im := &opendkimImport{
-		takeover: newTakeover("OpenDKIM", file, f.drop), now: a.now, source: source,
+		takeover: a.newTakeover("OpenDKIM", file, f.drop), source: source,
 		loaded: map[string]loadedKey{}, used: map[string]bool{},
 	}
 	im.translate()

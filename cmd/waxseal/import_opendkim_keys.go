@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -44,33 +43,15 @@ func (im *opendkimImport) load(k *opendkim.Key, domain string) loadedKey {
 }
 
 func (im *opendkimImport) readKey(k *opendkim.Key, domain string) (l loadedKey) {
-	var text []byte
-	l.key.Created = im.now()
-	if k.Data != "" {
-		text, l.err = inlineKey(k.Data)
+	if k.Data == "" {
+		l.key, l.err = im.readKeyFile(k.File(domain))
 	} else {
-		var info os.FileInfo
-		if info, l.err = os.Stat(k.File(domain)); l.err == nil {
-			if age := info.ModTime(); age.Before(l.key.Created) && age.After(time.Unix(0, 0)) {
-				l.key.Created = age
-			}
-			text, l.err = readLimited(k.File(domain))
-			if info.Mode()&0o007 != 0 {
-				im.add(lineDefault, k.File(domain), "", "every user of this machine may read this key", "make a new key when the move is done")
-			}
+		var text []byte
+		if text, l.err = inlineKey(k.Data); l.err == nil {
+			l.key.Created = im.now().UTC().Truncate(time.Second)
+			l.err = l.key.parse(text)
 		}
 	}
-	if l.err != nil {
-		return l
-	}
-	l.key.Created = l.key.Created.UTC().Truncate(time.Second)
-	if l.key.private, l.err = keystore.ParsePrivateKey(text); l.err != nil {
-		if k.Data == "" {
-			l.err = fmt.Errorf("%s: %w", k.File(domain), l.err)
-		}
-		return l
-	}
-	l.key.public, l.key.Algorithm, l.err = keystore.PublicBytes(l.key.private.Public())
 	if l.err == nil {
 		l.err = im.suitable(l.key.Algorithm)
 	}

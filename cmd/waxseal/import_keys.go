@@ -1,0 +1,64 @@
+package main
+
+// The keys of another signer.
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"waxseal/keystore"
+	"waxseal/milter/policy"
+)
+
+// readKeyFile reads a private key, as old as its file.
+func (t *takeover) readKeyFile(path string) (importedKey, error) {
+	k := importedKey{From: path, Created: t.now()}
+	info, err := os.Stat(path)
+	if err != nil {
+		return k, err
+	}
+	if age := info.ModTime(); age.Before(k.Created) && age.After(time.Unix(0, 0)) {
+		k.Created = age
+	}
+	k.Created = k.Created.UTC().Truncate(time.Second)
+	text, err := readLimited(path)
+	if err != nil {
+		return k, err
+	}
+	if info.Mode()&0o007 != 0 {
+		t.add(lineDefault, path, "", "every user of this machine may read this key", "make a new key when the move is done")
+	}
+	if err := k.parse(text); err != nil {
+		return k, fmt.Errorf("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+// parse reads the key itself.
+func (k *importedKey) parse(text []byte) error {
+	var err error
+	if k.private, err = keystore.ParsePrivateKey(text); err != nil {
+		return err
+	}
+	k.public, k.Algorithm, err = keystore.PublicBytes(k.private.Public())
+	return err
+}
+
+// takeKey notes the key in a file for a domain and selector, in whatever case
+// those are written.
+func (t *takeover) takeKey(domain, selector, path string) (*importedKey, error) {
+	k, err := t.readKeyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if k.Domain, err = policy.Domain(domain); err != nil {
+		return nil, err
+	}
+	k.Selector = strings.ToLower(selector)
+	if err := keystore.ValidSelector(k.Selector); err != nil {
+		return nil, err
+	}
+	return &k, t.addKey(&k)
+}
