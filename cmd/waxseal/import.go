@@ -33,6 +33,7 @@ func (a *app) importFlags(c *cobra.Command, f *importFlags) {
 func (a *app) importCommand() *cobra.Command {
 	return group("import", "Take over the configuration and keys of another signer",
 		a.importOpendkimCommand(),
+		a.importDirectoryCommand(),
 	)
 }
 
@@ -101,13 +102,22 @@ func (t *takeover) add(result, place, setting, why, remedy string) {
 // without it.
 func (t *takeover) open(place, setting, why, remedy string) {
 	result := lineOpen
+	if t.dropped(place) {
+		result = lineDropped
+	}
+	t.add(result, place, setting, why, remedy)
+}
+
+// dropped says whether the user goes on without the open line at a place.
+func (t *takeover) dropped(place string) bool {
+	dropped := false
 	for _, d := range t.drop {
 		if d == "all" || d == place || d == filepath.Base(place) {
-			result = lineDropped
+			dropped = true
 			t.drops[d] = true
 		}
 	}
-	t.add(result, place, setting, why, remedy)
+	return dropped
 }
 
 // count counts the lines with one of these results.

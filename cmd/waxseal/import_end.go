@@ -65,7 +65,7 @@ func (a *app) takeOver(ctx context.Context, t *takeover, f importFlags, compare 
 				return err
 			}
 		}
-		if err := a.writeKeys(ctx, store, t.keys, "it signed for "+t.program); err != nil {
+		if err := a.writeKeys(ctx, store, t.keys, "imported from "+t.program); err != nil {
 			return err
 		}
 		if err := writeNew(f.output, text); err != nil {
