@@ -33,6 +33,7 @@ func (a *app) importFlags(c *cobra.Command, f *importFlags) {
 func (a *app) importCommand() *cobra.Command {
 	return group("import", "Take over the configuration and keys of another signer",
 		a.importOpendkimCommand(),
+		a.importRspamdCommand(),
 		a.importDirectoryCommand(),
 	)
 }
@@ -66,6 +67,7 @@ type takeover struct {
 	comments map[string]string // dotted key of ours → the line it comes from
 	lines    []importedLine
 	keys     []*importedKey
+	hints    []string // what is left to do
 
 	drop  []string // places that may be left out; "all" is every one
 	drops map[string]bool

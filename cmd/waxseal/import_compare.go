@@ -154,3 +154,41 @@ func around(domain string) []string {
 	}
 	return []string{"someone@" + domain, "Someone@" + strings.ToUpper(domain), "someone@sub." + domain, "someone@far.sub." + domain, "someone@not" + domain}
 }
+
+// senderCases are messages of these senders with a login of their own domain,
+// and of the first of them by other logins, this machine, clients in these
+// networks, and strangers.
+func senderCases(senders []string, networks []netip.Prefix) []compareCase {
+	var all []compareCase
+	seen := map[string]bool{}
+	add := func(client, from, login string, address netip.Addr) {
+		if !seen[client+" "+from] {
+			seen[client+" "+from] = true
+			all = append(all, compareCase{from: from, login: login, client: client, connection: policy.Connection{Client: address, Local: !address.IsValid()}})
+		}
+	}
+	for _, from := range append(slices.Clone(senders), elsewhere) {
+		_, domain, _ := cutLast(strings.ToLower(from), "@")
+		add("a login of the domain", from, "someone@"+domain, abroadAddress)
+	}
+	if len(senders) == 0 {
+		return all
+	}
+	from := senders[0]
+	add("a login of another domain", from, elsewhere, abroadAddress)
+	add("a login without a domain", from, "someone", abroadAddress)
+	add("this machine, without SMTP", from, "", netip.Addr{})
+	add("a stranger", from, "", abroadAddress)
+	for _, text := range []string{"127.0.0.1", "::1", "127.0.0.2"} {
+		add(text, from, "", netip.MustParseAddr(text))
+	}
+	for _, p := range networks {
+		last := lastAddress(p)
+		for _, a := range []netip.Addr{p.Addr(), last, last.Next()} {
+			if a.IsValid() {
+				add(a.String(), from, "", a)
+			}
+		}
+	}
+	return all
+}

@@ -27,7 +27,7 @@ func writeKeyTree(t *testing.T, files map[string]string) string {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(strings.NewReplacer("DBDIR", "DBDIR", "CONFDIR", "CONFDIR", "DIR", dir).Replace(text)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

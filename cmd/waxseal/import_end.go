@@ -220,6 +220,9 @@ func (a *app) afterImport(t *takeover, output string) {
 	a.notice("wrote %s, and %d keys to %s", output, len(t.keys), t.config.Keystore.URL)
 	a.notice("hint: selectors and keys are the same, so DNS needs no change; the files of %s are no longer looked at", t.program)
 	a.notice("hint: see what is left to do: waxseal check --config %s", output)
+	for _, h := range t.hints {
+		a.notice("hint: %s", h)
+	}
 	if len(t.config.Listen) > 0 {
 		a.notice("hint: waxseal listens where %s does, so the mail server needs no change: stop that, then start waxseal serve --config %s", t.program, output)
 	}

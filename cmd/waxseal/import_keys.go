@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -61,4 +63,28 @@ func (t *takeover) takeKey(domain, selector, path string) (*importedKey, error) 
 		return nil, err
 	}
 	return &k, t.addKey(&k)
+}
+
+// domainsOfFiles returns the domains for which there is a file whose path has
+// them in place of a word.
+func domainsOfFiles(path, word string) []string {
+	parts := strings.Split(path, word)
+	glob, expression := make([]string, len(parts)), make([]string, len(parts))
+	for i, part := range parts {
+		glob[i] = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(part)
+		expression[i] = regexp.QuoteMeta(part)
+	}
+	files, _ := filepath.Glob(strings.Join(glob, "*"))
+	find := regexp.MustCompile("^" + strings.Join(expression, "([^/]+)") + "$")
+	var domains []string
+	for _, f := range files {
+		m := find.FindStringSubmatch(f)
+		if m == nil || strings.ReplaceAll(path, word, m[1]) != f {
+			continue
+		}
+		if d, err := policy.Domain(m[1]); err == nil && d == m[1] {
+			domains = append(domains, d)
+		}
+	}
+	return domains
 }

@@ -7,8 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,23 +116,5 @@ func (im *opendkimImport) take(k *opendkim.Key, domain string) (*importedKey, er
 // fileDomains returns the domains for which there is a file of a key whose path
 // has % for the domain.
 func fileDomains(k *opendkim.Key) []string {
-	parts := strings.Split(k.Path, "%")
-	glob, expression := make([]string, len(parts)), make([]string, len(parts))
-	for i, part := range parts {
-		glob[i] = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(part)
-		expression[i] = regexp.QuoteMeta(part)
-	}
-	files, _ := filepath.Glob(strings.Join(glob, "*"))
-	domain := regexp.MustCompile("^" + strings.Join(expression, "([^/]+)") + "$")
-	var domains []string
-	for _, f := range files {
-		m := domain.FindStringSubmatch(f)
-		if m == nil || k.File(m[1]) != f {
-			continue
-		}
-		if d, err := policy.Domain(m[1]); err == nil && d == m[1] {
-			domains = append(domains, d)
-		}
-	}
-	return domains
+	return slices.DeleteFunc(domainsOfFiles(k.Path, "%"), func(d string) bool { return k.File(d) != strings.ReplaceAll(k.Path, "%", d) })
 }
