@@ -34,6 +34,7 @@ func (a *app) importCommand() *cobra.Command {
 	return group("import", "Take over the configuration and keys of another signer",
 		a.importOpendkimCommand(),
 		a.importRspamdCommand(),
+		a.importDkimpyCommand(),
 		a.importDirectoryCommand(),
 	)
 }

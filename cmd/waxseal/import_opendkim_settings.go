@@ -185,30 +185,14 @@ func (im *opendkimImport) simple(s opendkim.Setting) {
 
 // socket translates Socket with UMask and UserID.
 func (im *opendkimImport) socket(s opendkim.Setting) {
-	text := s.Value
-	if strings.HasPrefix(text, "/") {
-		text = "unix:" + text
-	}
-	if rest, ok := strings.CutPrefix(text, "inet:"); ok && !strings.ContainsAny(rest, "@:") {
-		im.openSetting(s, "it is open to all machines, and whoever can connect can have mail signed",
-			"write inet:"+rest+"@127.0.0.1; or leave it out, and set listen and allow_remote afterwards")
+	c, ok := im.takeSocket(s.Place.String(), s.Name+" "+s.Value, s.Value)
+	if !ok {
 		return
 	}
-	var address Address
-	if err := address.set(text); err != nil {
-		im.openSetting(s, err.Error(), "correct it")
-		return
-	}
-	c := defaultListen()
-	c.Address = address
-	if address.Network == "unix" {
+	if c.Address.Network == "unix" {
 		im.socketFile(&c)
-	} else {
-		c.AllowRemote = address.IsRemote()
 	}
 	im.config.Listen["milter"] = c
-	im.comments["listen.milter"] = s.Place.String()
-	im.taken(s, "listen.milter.address")
 }
 
 func (im *opendkimImport) socketFile(c *ListenConfig) {
@@ -232,11 +216,7 @@ func (im *opendkimImport) socketFile(c *ListenConfig) {
 		}
 		group = g.Name
 	}
-	if _, err := user.LookupGroup(group); err != nil {
-		im.add(lineDefault, s.Place.String(), s.Name+" "+s.Value, "there is no group "+group+" here, so that of the socket is left to waxseal", "set listen.milter.group to a group that the mail server is in")
-		return
-	}
-	c.Group = group
+	c.Group = im.socketGroup(s.Place.String(), s.Name+" "+s.Value, group)
 }
 
 func (im *opendkimImport) senders(s opendkim.Setting) {
