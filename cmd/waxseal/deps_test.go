@@ -15,7 +15,7 @@ import (
 // import what they like; any other that is not listed fails the test.
 var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
-		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy"},
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy", "waxseal/cmd/waxseal/internal/amavis"},
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify
@@ -28,6 +28,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 	}},
 	"waxseal/cmd/waxseal/internal/mta":      {ours: []string{"waxseal/milter"}},
 	"waxseal/cmd/waxseal/internal/opendkim": {},
+	"waxseal/cmd/waxseal/internal/amavis":   {},
 	"waxseal/cmd/waxseal/internal/dkimpy":   {},
 	"waxseal/cmd/waxseal/internal/rspamd":   {modules: []string{"golang.org/x/net"}}, // public suffixes, by which rspamd shortens domains
 	"waxseal/milter": {

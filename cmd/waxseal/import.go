@@ -35,6 +35,7 @@ func (a *app) importCommand() *cobra.Command {
 		a.importOpendkimCommand(),
 		a.importRspamdCommand(),
 		a.importDkimpyCommand(),
+		a.importAmavisCommand(),
 		a.importDirectoryCommand(),
 	)
 }
