@@ -3,6 +3,10 @@ package main
 // The keys of another signer.
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,9 +42,24 @@ func (t *takeover) readKeyFile(path string) (importedKey, error) {
 	return k, nil
 }
 
-// parse reads the key itself.
+// parse reads the key itself: PEM, or base64 of DER or of the bare bytes of an
+// Ed25519 key, as rspamd and dkimpy have it.
 func (k *importedKey) parse(text []byte) error {
 	var err error
+	if !bytes.Contains(text, []byte("-----BEGIN ")) {
+		if seed, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(text)), "")); err == nil && (len(seed) == ed25519.SeedSize || len(seed) == ed25519.PrivateKeySize) {
+			private := ed25519.NewKeyFromSeed(seed[:ed25519.SeedSize])
+			if len(seed) == ed25519.PrivateKeySize && !bytes.Equal(private, seed) {
+				return errors.New("an Ed25519 key whose public half does not belong to it")
+			}
+			k.private = private
+			k.public, k.Algorithm, err = keystore.PublicBytes(private.Public())
+			return err
+		}
+		if text, err = inlineKey(string(text)); err != nil {
+			return err
+		}
+	}
 	if k.private, err = keystore.ParsePrivateKey(text); err != nil {
 		return err
 	}

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// openDKIM is a running OpenDKIM, private to a test.
-type openDKIM struct {
+// otherMilter is a running milter that is not ours, private to a test.
+type otherMilter struct {
 	*exec.Cmd
 	log    transcript
 	exited chan struct{}
@@ -23,10 +23,16 @@ type openDKIM struct {
 var openDKIMNeeds = []need{root, installed("opendkim", "opendkim")}
 
 // startOpenDKIM starts OpenDKIM with a configuration, and waits for its socket.
-func startOpenDKIM(t *testing.T, config, socket string) *openDKIM {
+func startOpenDKIM(t *testing.T, config, socket string) *otherMilter {
 	t.Helper()
-	o := launchOpenDKIM(t, config)
-	eventually(t, "OpenDKIM listens", func() bool {
+	return startSigner(t, exec.Command("opendkim", "-f", "-x", config), socket)
+}
+
+// startSigner starts a milter, and waits for its socket.
+func startSigner(t *testing.T, c *exec.Cmd, socket string) *otherMilter {
+	t.Helper()
+	o := launchSigner(t, c)
+	eventually(t, c.Args[0]+" listens", func() bool {
 		c, err := tryMilter(socket)
 		if err == nil {
 			c.Close()
@@ -34,14 +40,14 @@ func startOpenDKIM(t *testing.T, config, socket string) *openDKIM {
 		return err == nil || o.hasExited()
 	})
 	if o.hasExited() {
-		t.Fatalf("opendkim: %v\n%s", o.ProcessState, o.log.String())
+		t.Fatalf("%s: %v\n%s", c.Args[0], o.ProcessState, o.log.String())
 	}
 	return o
 }
 
-func launchOpenDKIM(t *testing.T, config string) *openDKIM {
+func launchSigner(t *testing.T, c *exec.Cmd) *otherMilter {
 	t.Helper()
-	o := &openDKIM{Cmd: exec.Command("opendkim", "-f", "-x", config), exited: make(chan struct{})}
+	o := &otherMilter{Cmd: c, exited: make(chan struct{})}
 	o.Stdout, o.Stderr = &o.log, &o.log
 	ownGroup(o.Cmd)
 	if err := o.Start(); err != nil {
@@ -55,7 +61,7 @@ func launchOpenDKIM(t *testing.T, config string) *openDKIM {
 	return o
 }
 
-func (o *openDKIM) hasExited() bool {
+func (o *otherMilter) hasExited() bool {
 	select {
 	case <-o.exited:
 		return true
@@ -65,7 +71,7 @@ func (o *openDKIM) hasExited() bool {
 }
 
 // stop ends OpenDKIM by force, as it takes five seconds to end otherwise.
-func (o *openDKIM) stop() {
+func (o *otherMilter) stop() {
 	_ = syscall.Kill(-o.Process.Pid, syscall.SIGKILL) // and its child, with AutoRestart
 	<-o.exited
 }
