@@ -29,8 +29,8 @@ and it goes on with all else. FILE may be a directory such as Debian's
 /etc/amavis/conf.d: its files are read in order.
 
 The configuration is a program in Perl, which is not run. Lines with constants
-are read; every other line that has to do with DKIM is "open", as one in a loop
-or behind a condition. Every line is told with what becomes of it, as for
+are read where they begin without blanks; every other line that has to do with
+DKIM is "open", as one in a loop or behind a condition. Every line is told with what becomes of it, as for
 "import opendkim".
 
 amavis signs what is "originating": clients in @mynetworks, and what comes by a
@@ -126,7 +126,7 @@ func (im *amavisImport) statement() {
 	for _, s := range im.statements {
 		place := s.Place.String()
 		if s.Err != nil {
-			im.open(place, s.Text, s.Err.Error(), "write it with constants in a line of its own, or take it out")
+			im.open(place, s.Text, s.Err.Error(), "write it with constants in a line of its own, without blanks before it, or take it out")
 			continue
 		}
 		switch s.Name {

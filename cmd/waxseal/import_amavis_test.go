@@ -64,7 +64,8 @@ func TestLinesOfAmavisAreTold(t *testing.T) {
 	const usual = "$enable_dkim_signing = 1;\ndkim_key('example.com', 'mail', 'DIR/a.pem');\n@mynetworks = qw(127.0.0.0/8);\n"
 	for _, c := range []struct{ name, config, result, say string }{
 		{"a loop", "foreach my $d (@domains) {\n  dkim_key($d, 'mail', \"/x/$d.pem\");\n}", lineOpen, "Perl is not run"},
-		{"a block", "if ($x) {\n  dkim_key('example.net', 'mail', 'DIR/b.pem');\n}", lineOpen, "Perl is not run"},
+		{"a block", "if ($x) {\n  $y = 1;\n  dkim_key('example.net', 'mail', 'DIR/b.pem');\n}", lineOpen, "Perl is not run"},
+		{"a block without indentation", "if ($x) {\ndkim_key('example.net', 'mail', 'DIR/b.pem');\n}", lineOpen, "Perl is not run"},
 		{"a condition", "dkim_key('example.net', 'mail', 'DIR/b.pem') if -e '/x';", lineOpen, "Perl is not run"},
 		{"a variable", "dkim_key('example.net', 'mail', \"$dir/b.pem\");", lineOpen, "Perl is not run"},
 		{"another file", "include_config_files('/etc/amavis/dkim.conf');", lineOpen, "Perl is not run"},

@@ -159,6 +159,7 @@ func (im *dkimpyImport) tables() {
 		im.add(lineRefused, im.place("SigningTable"), "SigningTable", "without a KeyTable dkimpy-milter signs every author's domain with one key", "write a KeyTable; or take the SigningTable out and list the domains in Domain")
 		return
 	}
+	im.add(lineDefault, "letters", "", "dkimpy-milter compares senders with its table in upper and lower case, and waxseal without regard to it: Ann@Example.com is signed, too", "")
 	d := im.dataSet("SigningTable")
 	im.model.Rows = []dkimpy.Row{}
 	covered := map[string]string{}

@@ -226,6 +226,9 @@ func (im *rspamdImport) origin() {
 				im.add(lineTaken, v.Place.String(), name, "origin.networks: rspamd signs for them, as sign_local is on; take out what is not yours", "")
 			}
 		}
+		if len(s.LocalNetworks) == 0 {
+			im.add(lineDefault, "local_addrs", "", "options.inc does not have it there, so loopback alone counts as local; the one that comes with rspamd has private networks", "name a directory with options.inc, or add networks of yours to origin.networks")
+		}
 		list = append(list, netip.MustParsePrefix("127.0.0.0/8"), loopback6)
 		list = append(list, s.LocalNetworks...)
 	}

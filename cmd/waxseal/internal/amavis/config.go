@@ -43,7 +43,7 @@ var about = regexp.MustCompile(`(?i)dkim|signed_header_fields|mynetworks\b`)
 // Parse reads a configuration file.
 func Parse(file, text string) []Statement {
 	var all []Statement
-	inBlock := false // the line before opens one
+	inBlock := false // the line before opens one, or this one is indented as in one
 	pod := false
 	line := 0
 	for at := 0; at < len(text); {
@@ -73,8 +73,8 @@ func Parse(file, text string) []Statement {
 			r := &reader{text: text, at: at + len(m[0])}
 			s.Name = m[1]
 			s.Value, s.Err = r.statement(s.Name)
-			if inBlock && s.Err == nil {
-				s.Err = errPerl
+			if (inBlock || l[0] == ' ' || l[0] == '\t') && s.Err == nil {
+				s.Err = errBlock
 			}
 			all = append(all, s)
 			if s.Err == nil { // go on behind it

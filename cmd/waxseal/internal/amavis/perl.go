@@ -33,6 +33,9 @@ func (v Value) Pairs() ([]string, []Value, error) {
 // errPerl is for all that only Perl itself can find the value of.
 var errPerl = errors.New("this is no constant, and Perl is not run here")
 
+// errBlock is for what may be in a loop or behind a condition.
+var errBlock = errors.New("it is indented or follows a brace, so it may depend on what stands before, and Perl is not run here")
+
 const maxDepth = 16 // of lists in lists
 
 // reader reads constants.
