@@ -114,6 +114,7 @@ func (im *amavisImport) translate() {
 	}
 	im.add(lineDefault, "originating", "", "amavis signs what its policy banks call originating; waxseal signs for logins, this machine, @mynetworks and daemons named ORIGINATING", "see the table origin")
 	im.add(lineDefault, "logins", "", "amavis lets every login sign for every domain, and so does what is written: permission.check = false", "take that line out to hold logins to their own domains")
+	im.add(lineDefault, "spam", "", "amavis does not sign what it takes for spam; waxseal behind it signs what amavis lets through", "")
 	im.add(lineDefault, "authors", "", "where the author's domain has no key, amavis goes on to Resent-From, Sender and the envelope; waxseal signs as the author's domain only", "")
 	im.hints = append(im.hints,
 		"amavis still signs: write $enable_dkim_signing = 0; into its configuration when waxseal takes over",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net/netip"
 	"os"
 	"slices"
@@ -189,7 +190,7 @@ func (im *rspamdImport) tables() {
 	s := &im.signing
 	im.config.Permission.Check = false
 	im.comments["permission.check"] = "with a signing_table rspamd lets every login sign for every domain"
-	covered := map[string]string{} // domain → place of its row
+	covered, addressed := map[string]string{}, map[string]string{} // domain → place of its row, and of one for an address in it
 	for _, r := range s.Table {
 		place, text := r.Place.String(), r.Key+" "+r.Value
 		local, domain, ok := strings.Cut(strings.ToLower(r.Key), "@")
@@ -197,7 +198,11 @@ func (im *rspamdImport) tables() {
 			im.open(place, text, "waxseal has rows for one address or one domain", "write *@DOMAIN or an address; or take the row out")
 			continue
 		}
-		if before := covered[domain]; before != "" {
+		before := covered[domain]
+		if local == "*" {
+			before = cmp.Or(before, addressed[domain])
+		}
+		if before != "" {
 			im.open(place, text, "the row at "+before+" is about the same mail, and rspamd does not say which one counts", "take one of them out")
 			continue
 		}
@@ -220,6 +225,7 @@ func (im *rspamdImport) tables() {
 		} else {
 			name = local + "@" + domain
 			row.Address = name
+			addressed[domain] = place
 		}
 		if taken.Domain != domain {
 			row.SignAs = taken.Domain

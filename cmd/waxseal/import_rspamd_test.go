@@ -176,6 +176,7 @@ func TestLinesOfRspamdAreTaken(t *testing.T) {
 		{"a key that is not there", "path_map = [\"example.net DIR/none.key\"];", lineOpen, "no such file"},
 		{"a key below a domain", "selector_map = [\"sub.example.com x\"];", lineOpen, "as example.com and never with this key"},
 		{"a key for everybody", "path = \"DIR/a.key\";", lineOpen, "--domain"},
+		{"two rows for a sender", "signing_table = [\"ann@example.com k\", \"*@example.com k\"];\nkey_table = [\"k example.com:s:DIR/a.key\"];", lineOpen, "about the same mail"},
 		{"switched off", "enabled = false;", lineRefused, "does not sign"},
 		{"a brace too few", "domain { a {", lineRefused, "not closed"},
 		{"fields by pattern", "sign_headers = \"(o)from:x-*\";", lineOpen, "x-*"},
