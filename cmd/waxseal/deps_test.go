@@ -17,7 +17,9 @@ var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
 		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy", "waxseal/cmd/waxseal/internal/amavis"},
 		modules: []string{
-			"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/coreos/go-systemd/v22",
+			"github.com/BurntSushi/toml", "github.com/spf13/cobra",
+			"github.com/spf13/pflag", // cobra's flags, for the manual
+			"github.com/coreos/go-systemd/v22",
 			"github.com/emersion/go-msgauth", // verify
 			"github.com/prometheus/client_golang",
 			"github.com/fsnotify/fsnotify", // the watch of the configuration file

@@ -136,9 +136,9 @@ func (a *app) rootCommand() *cobra.Command {
 		Short: "DKIM signing milter for Postfix and Sendmail",
 		Long: `waxseal signs outgoing mail with DKIM as a milter for Postfix and Sendmail, and
 looks after the keys it signs with.`,
-		Example: `  waxseal serve --dev example.com       run with no set-up at all
-  waxseal key new example.com           make a key and print its DNS record
-  waxseal check                         find what is wrong with the set-up`,
+		Example: `  waxseal serve --dev example.com      # run with no set-up at all
+  waxseal key new example.com          # make a key and print its DNS record
+  waxseal check                        # find what is wrong with the set-up`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -161,6 +161,7 @@ looks after the keys it signs with.`,
 		a.doctorCommand(),
 		a.configCommand(),
 		a.importCommand(),
+		a.manualCommand(),
 	)
 	return root
 }
