@@ -5,6 +5,7 @@
 #               what can run, and names what it skipped and why.
 # make bench    the benchmarks
 # make bench-peers  waxseal beside other milters (contrib/bench/README.md)
+# make deb      a package for Debian and its kin, here; make rpm one for Red Hat's
 # make install  the binary, below $(DESTDIR)$(PREFIX)
 
 PREFIX ?= /usr/local
@@ -15,7 +16,7 @@ export CGO_ENABLED ?= 0
 all: waxseal
 
 # Go's own build cache decides what is out of date.
-.PHONY: all waxseal test bench bench-peers install clean
+.PHONY: all waxseal test bench bench-peers deb rpm install clean
 waxseal:
 	$(GO) build -trimpath -o waxseal ./cmd/waxseal
 
@@ -29,9 +30,12 @@ bench:
 bench-peers:
 	$(GO) run ./contrib/bench
 
+deb rpm:
+	./contrib/packages/build . $@
+
 install: waxseal
 	install -d "$(DESTDIR)$(PREFIX)/bin"
 	install -m 0755 waxseal "$(DESTDIR)$(PREFIX)/bin/waxseal"
 
 clean:
-	rm -f waxseal
+	rm -f waxseal waxseal_*.deb waxseal-*.rpm

@@ -350,9 +350,11 @@ func socketOptions(c ListenConfig) (milter.SocketOptions, error) {
 		}
 	}
 	group := c.Group
-	if group == "" && os.Getuid() == 0 {
-		if _, err := user.LookupGroup("postfix"); err == nil {
-			group = "postfix"
+	if group == "" {
+		if g, err := user.LookupGroup("postfix"); err == nil {
+			if gid, err := strconv.Atoi(g.Gid); err == nil && mayGive(gid, g.Name) == nil {
+				group = g.Name
+			}
 		}
 	}
 	if group != "" {

@@ -114,8 +114,9 @@ type ListenConfig struct {
 	// The owner of a unix socket. Empty: the user that runs the daemon.
 	Owner string `toml:"owner"`
 
-	// The group of a unix socket. Empty: when root runs the daemon and there
-	// is a group postfix, that; else the group that runs the daemon.
+	// The group of a unix socket. Empty: the group postfix, if there is one and
+	// root or a member of it runs the daemon; else the group that runs the
+	// daemon.
 	Group string `toml:"group"`
 
 	// Allow an inet address that other machines can reach. Every machine that

@@ -16,11 +16,15 @@ import (
 func (a *app) manualCommand() *cobra.Command {
 	var date string
 	c := &cobra.Command{
-		Use:    "manual DIR",
-		Short:  "Write the manual pages into a directory",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Use:     "manual DIR",
+		Short:   "Write the manual pages into a directory",
+		Example: `  waxseal manual --date 2026-11-22 .`,
+		Hidden:  true,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if date == "" {
+				date = a.now().UTC().Format(time.DateOnly)
+			}
 			for name, text := range manuals(c.Root(), date) {
 				if err := os.WriteFile(filepath.Join(args[0], name), []byte(text), 0o644); err != nil {
 					return err
@@ -29,7 +33,7 @@ func (a *app) manualCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&date, "date", a.now().UTC().Format(time.DateOnly), "`day` that the pages are of")
+	c.Flags().StringVar(&date, "date", "", "`day` that the pages are of (default: today)")
 	return c
 }
 

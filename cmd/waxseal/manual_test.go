@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -38,7 +37,7 @@ func commands() []*cobra.Command {
 			walk(below)
 		}
 	}
-	root := (&app{now: func() time.Time { return time.Time{} }}).rootCommand()
+	root := (&app{}).rootCommand()
 	root.InitDefaultCompletionCmd()
 	walk(root)
 	return all
@@ -135,7 +134,7 @@ func TestCommandsThatAreToldExist(t *testing.T) {
 			text = strings.Join(regexp.MustCompile("(?s)```.*?```|`[^`]*`").FindAllString(text, -1), "\n")
 		}
 		for _, found := range line.FindAllStringSubmatch(text, -1) {
-			root := (&app{now: func() time.Time { return time.Time{} }}).rootCommand()
+			root := (&app{}).rootCommand()
 			root.InitDefaultCompletionCmd()
 			c, rest, err := root.Find(strings.Fields(found[1]))
 			if err != nil || c == root {
