@@ -385,7 +385,7 @@ func TestMisuseIsToldFromFailure(t *testing.T) {
 	}
 }
 
-func TestHelpHasExamplesThatRun(t *testing.T) {
+func TestHelpHasExamples(t *testing.T) {
 	var walk func(path []string)
 	walk = func(path []string) {
 		a := &app{stdin: strings.NewReader(""), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}, now: time.Now}

@@ -190,9 +190,23 @@ func noteOf(from string) string {
 	return "from " + from[:min(len(from), most)]
 }
 
-// newOutput checks that a file is not there yet, and can be.
+// untouched says whether a file is the example configuration and nothing else,
+// as packages install it.
+func untouched(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	text, err := os.ReadFile(path)
+	var example strings.Builder
+	return err == nil && writeExample(&example) == nil && string(text) == example.String()
+}
+
+// newOutput checks that a file is not there yet, or untouched, and can be.
 func newOutput(path string) error {
 	switch _, err := os.Lstat(path); {
+	case err == nil && untouched(path):
+		return nil
 	case err == nil:
 		return withHint(fmt.Errorf("%s is there already", path), "name another file with --output, or move it away")
 	case !errors.Is(err, fs.ErrNotExist):
@@ -205,8 +219,13 @@ func newOutput(path string) error {
 	return err
 }
 
-// writeNew writes a file that must not be there.
+// writeNew writes a file that must not be there, unless untouched.
 func writeNew(path, text string) error {
+	if untouched(path) {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err

@@ -104,7 +104,17 @@ func build(t *testing.T) string {
 // /packages. A line that fails ends it.
 func live(t *testing.T, script string) {
 	t.Helper()
-	c := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "testdata/private-root.sh", build(t), filepath.Join("testdata", script))
+	packages := build(t)
+	for from, to := range map[string]string{"rsa-2048.pem": "rsa.pem", "ed25519.pem": "ed25519.pem"} {
+		key, err := os.ReadFile(filepath.Join("../../testdata/keys", from))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(packages, to), key, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "bash", "testdata/private-root.sh", packages, filepath.Join("testdata", script))
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Errorf("%s: %v\n%s", script, err, out)
 	}
@@ -118,6 +128,12 @@ func TestDebianPackageLives(t *testing.T) {
 func TestRPMPackageLives(t *testing.T) {
 	require(t, installed("rpm"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
 	live(t, "redhat.sh")
+}
+
+// TestHelpExamplesRunAsWritten runs each example of each command's help.
+func TestHelpExamplesRunAsWritten(t *testing.T) {
+	require(t, installed("dpkg"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
+	live(t, "examples.sh")
 }
 
 // TestLintianFindsNothing wants no error and no warning, but for those that are
