@@ -86,8 +86,10 @@ func (a *app) report(err error) {
 		fmt.Fprintf(a.stderr, "waxseal: %s\n", strings.TrimRight(line, "\n"))
 	}
 	var hint interface{ Hint() string }
-	if errors.As(err, &hint) && hint.Hint() != "" {
-		fmt.Fprintf(a.stderr, "waxseal: hint: %s\n", hint.Hint())
+	if errors.As(err, &hint) {
+		for line := range strings.Lines(hint.Hint()) {
+			fmt.Fprintf(a.stderr, "waxseal: hint: %s\n", strings.TrimRight(line, "\n"))
+		}
 	}
 }
 

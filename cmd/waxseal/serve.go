@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -136,6 +139,10 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 		if err := a.prepareDev(ctx, config, dev); err != nil {
 			return err
 		}
+	} else if a.configFile == "" && a.keystore == "" && (first.absent || untouched(defaultConfigFile)) {
+		if err := nothingSetUp(strings.TrimPrefix(config.Keystore.URL, "dir:")); err != nil {
+			return err
+		}
 	}
 	level := new(slog.LevelVar)
 	level.Set(slog.Level(config.Log.Level))
@@ -207,6 +214,12 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 	if watch.path != "" {
 		helpers.Go(func() { watch.run(helping) })
 	}
+	store := current.store
+	helpers.Go(func() {
+		if names, err := store.List(helping, "", 1); err == nil && len(names) == 0 {
+			log.Warn("the keystore has no domain yet, so nothing will be signed", "hint", "waxseal key new example.com"+a.flags())
+		}
+	})
 	reloads.notify.ready(reloads.status())
 
 	for {
@@ -239,6 +252,25 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 	log.Info("stopped", "signed", stats.Signed.Load(), "unsigned", stats.Unsigned.Load(), "not_ours", stats.NotOurs.Load(),
 		"tempfailed", stats.Tempfailed.Load(), "rejected", stats.Rejected.Load(), "malformed", stats.Malformed.Load(), "panics", stats.Panics.Load())
 	return err
+}
+
+// nothingSetUp is an error that says how to begin, unless the keystore is there.
+func nothingSetUp(keystore string) error {
+	if _, err := os.Stat(keystore); !errors.Is(err, fs.ErrNotExist) {
+		return nil // what is wrong with it is told elsewhere
+	}
+	first := "waxseal key new example.com"
+	if parent := filepath.Dir(keystore); !exists(parent) {
+		first = "mkdir " + parent + " && " + first
+	}
+	return withHint(fmt.Errorf("nothing is set up: there is no keystore %s, and nothing in %s", keystore, defaultConfigFile),
+		"three commands get you going:\n  %s    # prints the DNS record to publish\n  waxseal serve     # signs as soon as all the world can see the record\n"+
+			"  waxseal doctor    # says what the mail server still needs\nor try it with no set-up at all: waxseal serve --dev example.com", first)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // listeners opens the configured sockets and takes those that systemd hands

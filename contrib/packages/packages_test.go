@@ -61,8 +61,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build makes the packages once for all tests. That is in directory/1, and the
-// later ones in directory/2.
+// build makes the packages once for all tests, and returns their directory: they
+// are in 1 below it, later versions in 2, and keys to try them with beside.
 func build(t *testing.T) string {
 	t.Helper()
 	made.Do(func() {
@@ -78,6 +78,15 @@ func build(t *testing.T) string {
 		})
 		if made.directory, made.err = os.MkdirTemp("", "waxseal-packages"); made.err != nil {
 			return
+		}
+		for from, to := range map[string]string{"rsa-2048.pem": "rsa.pem", "ed25519.pem": "ed25519.pem"} {
+			var key []byte
+			if key, made.err = os.ReadFile(filepath.Join("../../testdata/keys", from)); made.err == nil {
+				made.err = os.WriteFile(filepath.Join(made.directory, to), key, 0o600)
+			}
+			if made.err != nil {
+				return
+			}
 		}
 		for _, version := range []string{"1", "2"} {
 			to := filepath.Join(made.directory, version)
@@ -104,41 +113,42 @@ func build(t *testing.T) string {
 // /packages. A line that fails ends it.
 func live(t *testing.T, script string) {
 	t.Helper()
-	packages := build(t)
-	for from, to := range map[string]string{"rsa-2048.pem": "rsa.pem", "ed25519.pem": "ed25519.pem"} {
-		key, err := os.ReadFile(filepath.Join("../../testdata/keys", from))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(packages, to), key, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	c := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "bash", "testdata/private-root.sh", packages, filepath.Join("testdata", script))
+	c := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "bash", "testdata/private-root.sh", build(t), filepath.Join("testdata", script))
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Errorf("%s: %v\n%s", script, err, out)
 	}
 }
 
 func TestDebianPackageLives(t *testing.T) {
-	require(t, installed("dpkg"), installed("deb-systemd-helper"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
+	t.Parallel()
+	require(t, installed("dpkg"), installed("deb-systemd-helper"), installed("zsh"), installed("fish"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
 	live(t, "debian.sh")
 }
 
 func TestRPMPackageLives(t *testing.T) {
-	require(t, installed("rpm"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
+	t.Parallel()
+	require(t, installed("rpm"), installed("zsh"), installed("fish"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
 	live(t, "redhat.sh")
 }
 
 // TestHelpExamplesRunAsWritten runs each example of each command's help.
 func TestHelpExamplesRunAsWritten(t *testing.T) {
+	t.Parallel()
 	require(t, installed("dpkg"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
 	live(t, "examples.sh")
+}
+
+// TestServeSaysHowToBegin follows what the daemon says where nothing is set up.
+func TestServeSaysHowToBegin(t *testing.T) {
+	t.Parallel()
+	require(t, installed("dpkg"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
+	live(t, "begin.sh")
 }
 
 // TestLintianFindsNothing wants no error and no warning, but for those that are
 // overridden with a reason.
 func TestLintianFindsNothing(t *testing.T) {
+	t.Parallel()
 	require(t, installed("lintian"))
 	packages, err := filepath.Glob(filepath.Join(build(t), "1", "*.deb"))
 	if err != nil || len(packages) != 1 {

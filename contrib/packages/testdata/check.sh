@@ -30,6 +30,8 @@ check_installed() {
 	systemd-analyze verify --man=no /usr/lib/systemd/system/waxseal.service /usr/lib/systemd/system/waxseal.socket \
 		/usr/lib/systemd/system/waxseal-keep.timer 2>&1 | grep -v 'ignoring: notify-reload$' | grep waxseal && false
 	bash -n /usr/share/bash-completion/completions/waxseal
+	zsh -n /usr/share/zsh/*/_waxseal
+	fish -n /usr/share/fish/vendor_completions.d/waxseal.fish
 }
 
 # It works as its unit starts it, and Postfix can connect.

@@ -4,8 +4,6 @@
 set +x
 postfix_comes
 dpkg -i /packages/1/waxseal_*.deb >/dev/null
-mount -t tmpfs tmpfs /run/waxseal
-chown waxseal: /run/waxseal
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf # where nobody listens
 
 # What the examples take for granted: keys of example.com, of which 2025b has been
@@ -21,25 +19,31 @@ printf 'example.org\nexample.net\n' >domains.txt
 mkdir -p /etc/mail
 printf 'V10/Debian\nO InputMailFilters=waxseal\nXwaxseal, S=local:/run/waxseal/milter.sock, F=T, T=S:30s;R:30s;E:5m\n' >/etc/mail/sendmail.cf
 packaged=$(cat /etc/waxseal/waxseal.toml)
+waxseal key import example.com 2025b /packages/rsa.pem
+waxseal key activate example.com 2025b --force --reason tested
+waxseal key import example.com 2026a /packages/ed25519.pem
+cp -a /var/lib/waxseal/keys /pending
+waxseal key activate example.com 2026a --force --reason tested
+cp -a /var/lib/waxseal/keys /active
+waxseal sign <message.eml >signed.eml
+
 prepare() {
 	printf '%s\n' "$packaged" >/etc/waxseal/waxseal.toml
 	echo '# empty' >waxseal.toml
-	rm -rf /var/lib/waxseal/keys/* keys/* waxseal-dev
-	waxseal key import example.com 2025b /packages/rsa.pem
-	waxseal key activate example.com 2025b --force --reason tested
-	waxseal key import example.com 2026a /packages/ed25519.pem
+	rm -rf /var/lib/waxseal/keys/* keys waxseal-dev
+	cp -a /active keys
 	case $1 in
-	*'key activate'* | *'dns publish'*) ;; # of a key that is pending
-	*) waxseal key activate example.com 2026a --force --reason tested ;;
+	*'import opendkim'*) ;; # into an empty keystore
+	*'key activate'* | *'dns publish'*) cp -a /pending/. /var/lib/waxseal/keys ;;
+	*) cp -a /active/. /var/lib/waxseal/keys ;;
 	esac
 	case $1 in
+	*--slots*) printf '[keeper]\nslot_zone = "dkim.example.net"\n' >/etc/waxseal/waxseal.toml ;;
 	*'key revoke'* | *'key remove'*) # no mail needs the key
 		printf '[keeper]\ngrace = "1s"\n' >/etc/waxseal/waxseal.toml
 		waxseal key retire example.com 2025b --force --reason tested
 		sleep 1.1
 		;;
-	*'import opendkim'*) rm -rf /var/lib/waxseal/keys/* ;;
-	*--slots*) printf '[keeper]\nslot_zone = "dkim.example.net"\n' >/etc/waxseal/waxseal.toml ;;
 	esac
 	case $1 in
 	*'key remove'*)
@@ -47,8 +51,6 @@ prepare() {
 		sleep 1.1
 		;;
 	esac
-	cp -a /var/lib/waxseal/keys/. keys
-	waxseal sign <message.eml >signed.eml || [ -z "$(ls keys)" ]
 } >/tmp/prepared 2>&1 </dev/null
 
 failed=
