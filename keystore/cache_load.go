@@ -89,7 +89,11 @@ func (c *Cache) read(ctx context.Context, domain string, old *entry) (s *Signing
 			err = fmt.Errorf("domain %s: panic: %v", domain, r)
 		}
 	}()
-	dom, err := c.store.Domain(ctx, domain)
+	ask := c.store.Domain
+	if s, ok := c.store.(SigningStore); ok {
+		ask = s.Signing
+	}
+	dom, err := ask(ctx, domain)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +104,7 @@ func (c *Cache) read(ctx context.Context, domain string, old *entry) (s *Signing
 		}
 		// An unusable key may be one that was removed between the reading of
 		// its row and of itself.
-		now, err := c.store.Domain(ctx, domain)
+		now, err := ask(ctx, domain)
 		if err != nil || now.Version == dom.Version {
 			return s, nil
 		}

@@ -1,0 +1,225 @@
+package sqlstore
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	defaultConnections    = 8
+	defaultConnectTimeout = 3 * time.Second
+)
+
+// source is a URL, read.
+type source struct {
+	kind     string // postgres, mysql or sqlite
+	path     string // of the SQLite file
+	user     string
+	hosts    []host
+	database string
+
+	passwordFile        string
+	sslmode             string // never empty for postgres and mysql
+	rootCert, cert, key string
+	connectTimeout      time.Duration
+	connections         int
+	sessionAttrs        string
+	searchPath          string
+	transactionPooler   bool
+	socketPath          string
+}
+
+type host struct{ name, port string }
+
+// IsURL reports whether Open is what takes such a URL.
+func IsURL(url string) bool {
+	scheme, _, _ := strings.Cut(url, ":")
+	_, ok := kinds[scheme]
+	return ok
+}
+
+var kinds = map[string]string{"postgres": "postgres", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql", "sqlite": "sqlite"}
+
+// options of a URL, by the kind of database that has them.
+var options = map[string]string{
+	"password_file":        "postgres mysql",
+	"sslmode":              "postgres mysql",
+	"sslrootcert":          "postgres mysql",
+	"sslcert":              "postgres mysql",
+	"sslkey":               "postgres mysql",
+	"connect_timeout":      "postgres mysql",
+	"connections":          "postgres mysql",
+	"socket":               "postgres mysql",
+	"target_session_attrs": "postgres",
+	"search_path":          "postgres",
+	"pooler":               "postgres",
+}
+
+// parseURL reads a URL strictly. No error quotes what might be a password.
+func parseURL(text string) (*source, error) {
+	scheme, rest, ok := strings.Cut(text, ":")
+	s := &source{kind: kinds[scheme], connectTimeout: defaultConnectTimeout, connections: defaultConnections}
+	switch {
+	case !ok || s.kind == "":
+		return nil, fmt.Errorf("scheme %.20q, want sqlite, postgres or mysql", scheme)
+	case s.kind == "sqlite":
+		s.path = rest
+		if rest == "" || strings.ContainsAny(rest, "?#\x00") || strings.HasPrefix(rest, "//") {
+			return nil, errors.New("want sqlite:PATH, without options")
+		}
+		return s, nil
+	}
+	rest, ok = strings.CutPrefix(rest, "//")
+	rest, query, _ := strings.Cut(rest, "?")
+	authority, database, slash := strings.Cut(rest, "/")
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		name, err := url.PathUnescape(authority[:at])
+		if err != nil || strings.ContainsRune(authority[:at], ':') {
+			return nil, errors.New("a password has no place in the URL, which is logged: put it into a file of mode 0600 and name that with ?password_file=PATH, or password_file=credential:NAME for one from systemd")
+		}
+		s.user, authority = name, authority[at+1:]
+	}
+	if !ok || !slash || database == "" || strings.Contains(database, "/") {
+		return nil, fmt.Errorf("want %s://[USER@]HOST/DATABASE", scheme)
+	}
+	var err error
+	if s.database, err = url.PathUnescape(database); err != nil {
+		return nil, fmt.Errorf("name of the database: %w", err)
+	}
+	if err := s.readOptions(query); err != nil {
+		return nil, err
+	}
+	if err := s.readHosts(authority); err != nil {
+		return nil, err
+	}
+	if s.user == "" {
+		u, err := user.Current()
+		if err != nil {
+			return nil, fmt.Errorf("want %s://USER@HOST/DATABASE, since the present user has no name: %w", scheme, err)
+		}
+		s.user = u.Username
+	}
+	return s, nil
+}
+
+func (s *source) readHosts(authority string) error {
+	port := map[string]string{"postgres": "5432", "mysql": "3306"}[s.kind]
+	if (authority == "") != (s.socketPath != "") {
+		return errors.New("want either hosts or ?socket=PATH")
+	}
+	if authority == "" {
+		s.sslmode = "disable"
+		s.hosts = []host{{s.socketPath, port}}
+		return nil
+	}
+	local := true
+	for text := range strings.SplitSeq(authority, ",") {
+		h := host{strings.Trim(text, "[]"), port}
+		if name, p, err := net.SplitHostPort(text); err == nil {
+			h = host{name, p}
+		}
+		if n, err := strconv.ParseUint(h.port, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("host %.80q: want HOST or HOST:PORT", text)
+		}
+		address, err := netip.ParseAddr(h.name)
+		if err != nil && (h.name == "" || strings.ContainsAny(h.name, ":/@[]' \\")) {
+			return fmt.Errorf("host %.80q: want HOST or HOST:PORT", text)
+		}
+		local = local && (address.IsLoopback() || h.name == "localhost")
+		s.hosts = append(s.hosts, h)
+	}
+	if s.sslmode == "" {
+		if s.sslmode = "verify-full"; local {
+			s.sslmode = "disable"
+		}
+	}
+	return nil
+}
+
+func (s *source) readOptions(query string) error {
+	given, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("options: %w", err)
+	}
+	for name, values := range given {
+		value := values[0]
+		of, known := options[name]
+		switch {
+		case !known || !slices.Contains(strings.Fields(of), s.kind):
+			return fmt.Errorf("option %.40q: %s has none of this name", name, s.kind)
+		case len(values) > 1:
+			return fmt.Errorf("option %s: given twice", name)
+		case value == "" || strings.ContainsRune(value, 0):
+			return fmt.Errorf("option %s: has no value", name)
+		}
+		if err := s.set(name, value); err != nil {
+			return fmt.Errorf("option %s: %w", name, err)
+		}
+	}
+	if (s.cert == "") != (s.key == "") {
+		return errors.New("sslcert and sslkey belong together")
+	}
+	return nil
+}
+
+func (s *source) set(name, value string) error {
+	number := func(least, most int) (int, error) {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < least || n > most {
+			return 0, fmt.Errorf("%.20q, want a number from %d to %d", value, least, most)
+		}
+		return n, nil
+	}
+	word := func(words ...string) error {
+		if !slices.Contains(words, value) {
+			return fmt.Errorf("%.40q, want one of %q", value, words)
+		}
+		return nil
+	}
+	switch name {
+	case "password_file":
+		s.passwordFile = value
+	case "sslmode":
+		s.sslmode = value
+		if s.kind == "postgres" {
+			return word("disable", "require", "verify-ca", "verify-full")
+		}
+		return word("disable", "require", "verify-full")
+	case "sslrootcert":
+		s.rootCert = value
+	case "sslcert":
+		s.cert = value
+	case "sslkey":
+		s.key = value
+	case "connect_timeout":
+		n, err := number(1, 60)
+		s.connectTimeout = time.Duration(n) * time.Second
+		return err
+	case "connections":
+		n, err := number(1, 1000)
+		s.connections = n
+		return err
+	case "socket":
+		s.socketPath = value
+		if value[0] != '/' {
+			return errors.New("want an absolute path")
+		}
+	case "target_session_attrs":
+		s.sessionAttrs = value
+		return word("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
+	case "search_path":
+		s.searchPath = value
+	case "pooler":
+		s.transactionPooler = true
+		return word("transaction")
+	}
+	return nil
+}
