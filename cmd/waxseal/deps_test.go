@@ -44,15 +44,15 @@ var rooms = map[string]struct{ ours, modules []string }{
 		"github.com/BurntSushi/toml", "github.com/maypok86/otter/v2",
 		"github.com/fsnotify/fsnotify", // Dir's file watch
 	}},
-	"waxseal/keystore/dns":         {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/miekg/dns"}},
-	"waxseal/keystore/keeper":      {ours: []string{"waxseal/keystore", "waxseal/keystore/dns"}},
+	"waxseal/keystore/dns":    {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/miekg/dns"}},
+	"waxseal/keystore/keeper": {ours: []string{"waxseal/keystore", "waxseal/keystore/dns"}},
 	"waxseal/keystore/sqlstore": {ours: []string{"waxseal/keystore"}, modules: []string{
 		"github.com/jackc/pgx/v5", "github.com/go-sql-driver/mysql", "modernc.org/sqlite",
 	}},
 	"waxseal/keystore/sqlstore/sqltest": {},
-	"waxseal/keystore/dns/dnstest": {modules: []string{"github.com/miekg/dns"}},
-	"waxseal/contrib/bench":        {modules: []string{"github.com/emersion/go-msgauth"}},
-	"waxseal/keystore/storetest":   {ours: []string{"waxseal/keystore"}},
+	"waxseal/keystore/dns/dnstest":      {modules: []string{"github.com/miekg/dns"}},
+	"waxseal/contrib/bench":             {modules: []string{"github.com/emersion/go-msgauth"}},
+	"waxseal/keystore/storetest":        {ours: []string{"waxseal/keystore"}},
 }
 
 func TestImportsFollowTheTable(t *testing.T) {

@@ -447,4 +447,3 @@ func TestNodes(t *testing.T) {
 		}
 	})
 }
-

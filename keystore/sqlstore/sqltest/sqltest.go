@@ -242,7 +242,7 @@ func MariaDB() (*Server, error) {
 	server, _ := find("mariadbd")
 	s.command = func() *exec.Cmd {
 		return s.program(server, "--no-defaults", "--datadir="+data, "--socket="+socket, "--port="+port, "--bind-address=127.0.0.1",
-			"--pid-file="+filepath.Join(s.dir, "pid"), "--init-file="+initial, "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M",
+			"--pid-file="+filepath.Join(s.dir, "pid"), "--init-file="+initial, "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M",
 			"--skip-name-resolve", "--skip-log-bin", "--tmpdir="+s.dir)
 	}
 	s.ready = func() error {
