@@ -107,7 +107,10 @@ var places = []place{
 // everywhere runs a test with each kind of database.
 func everywhere(t *testing.T, test func(t *testing.T, p place)) {
 	for _, p := range places {
-		t.Run(p.name, func(t *testing.T) { test(t, p) })
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, p)
+		})
 	}
 }
 
@@ -115,7 +118,10 @@ func everywhere(t *testing.T, test func(t *testing.T, p place)) {
 func servers(t *testing.T, test func(t *testing.T, p place)) {
 	for _, p := range places {
 		if p.server != nil {
-			t.Run(p.name, func(t *testing.T) { test(t, p) })
+			t.Run(p.name, func(t *testing.T) {
+				t.Parallel()
+				test(t, p)
+			})
 		}
 	}
 }

@@ -119,9 +119,10 @@ func TestConnectionLostInTheMiddle(t *testing.T) {
 // A server that does not answer costs a call its time and no more.
 func TestSlowServer(t *testing.T) {
 	servers(t, func(t *testing.T, p place) {
-		s, proxy, _ := p.behind(t, sqlstore.Options{Timeout: 300 * time.Millisecond})
+		s, proxy, u := p.behind(t, sqlstore.Options{})
 		d := create(t, s, "example.com", newKey(t, "a"))
-		proxy.Delay(2 * time.Second)
+		s = openAt(t, u, sqlstore.Options{Timeout: 200 * time.Millisecond})
+		proxy.Delay(time.Second)
 		for _, test := range []struct {
 			name string
 			run  func(context.Context) error
@@ -145,7 +146,7 @@ func TestSlowServer(t *testing.T) {
 			}
 		}
 		proxy.Delay(0)
-		if err := s.Update(t.Context(), d); err != nil {
+		if err := openAt(t, u, sqlstore.Options{}).Update(t.Context(), d); err != nil {
 			t.Errorf("afterwards: %v", err)
 		}
 	})
