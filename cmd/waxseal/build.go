@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/dns"
+	"waxseal/keystore/sqlstore"
 	"waxseal/milter"
 	"waxseal/signer"
 	"waxseal/signer/libcrypto"
@@ -41,7 +43,12 @@ type live struct {
 	engine   *libcrypto.Engine
 }
 
-func (l *live) close() { l.cache.Close() }
+func (l *live) close() {
+	l.cache.Close()
+	if c, ok := l.store.Store.(io.Closer); ok {
+		c.Close()
+	}
+}
 
 // build makes everything a message needs. What goes wrong later without a
 // message to suffer from it is told to warn.
@@ -202,10 +209,25 @@ func anyRule(d *decoded) bool {
 }
 
 // openStore opens the keystore of the configuration.
-func openStore(d *decoded, warn func(what string, err error)) (*keystore.Dir, error) {
-	path, ok := keystoreDir(d.Keystore.URL)
+func openStore(d *decoded, warn func(what string, err error)) (keystore.Store, error) {
+	store, remedy, err := openStoreAt(d, d.Keystore.URL, warn)
+	if err != nil {
+		return nil, problems{d.problem("keystore.url", err, remedy)}
+	}
+	return store, nil
+}
+
+// openStoreAt opens the keystore at a URL, otherwise as configured.
+func openStoreAt(d *decoded, url string, warn func(what string, err error)) (_ keystore.Store, remedy string, err error) {
+	if sqlstore.IsURL(url) {
+		return openSQL(d, url)
+	}
+	path, ok := keystoreDir(url)
 	if !ok {
-		return nil, problems{d.problem("keystore.url", fmt.Errorf("%q is no keystore", d.Keystore.URL), "write dir:PATH, or a bare path")}
+		return nil, "write dir:PATH, a bare path, sqlite:PATH, postgres://HOST/DATABASE or mysql://HOST/DATABASE", fmt.Errorf("%q is no keystore", url)
+	}
+	if url == d.Keystore.URL && d.Keystore.KeyQuery+d.Keystore.ListQuery != "" {
+		return nil, "leave key_query and list_query out", errors.New("a directory cannot be asked by SQL")
 	}
 	store, err := keystore.OpenDir(path, keystore.DirOptions{
 		GroupReadable: d.Keystore.GroupReadable,
@@ -215,9 +237,42 @@ func openStore(d *decoded, warn func(what string, err error)) (*keystore.Dir, er
 		},
 	})
 	if err != nil {
-		return nil, problems{d.problem("keystore.url", err, "make a keystore and a key in it with \"waxseal key new DOMAIN\"")}
+		return nil, "make a keystore and a key in it with \"waxseal key new DOMAIN\"", err
 	}
-	return store, nil
+	return store, "", nil
+}
+
+// openSQL opens a keystore in a database.
+func openSQL(d *decoded, url string) (_ keystore.Store, remedy string, err error) {
+	o := sqlstore.Options{GroupReadable: d.Keystore.GroupReadable, SecretPath: dns.CredentialPath}
+	queries := sqlstore.Queries{}
+	if url == d.Keystore.URL {
+		queries = sqlstore.Queries{Keys: d.Keystore.KeyQuery, List: d.Keystore.ListQuery}
+	}
+	if sqlstore.HasPreset(url) || queries != (sqlstore.Queries{}) {
+		store, err := sqlstore.OpenForeign(url, queries, o)
+		if err != nil {
+			return nil, "", err
+		}
+		return store, "", nil
+	}
+	store, err := sqlstore.Open(url, o)
+	if errors.Is(err, fs.ErrNotExist) {
+		remedy = "make it, and its tables, with \"waxseal store migrate\""
+	}
+	if err != nil {
+		return nil, remedy, err
+	}
+	return store, "", nil
+}
+
+// readOnly reports whether a store takes no changes.
+func readOnly(store keystore.Store) bool {
+	if asked, ok := store.(*askedStore); ok {
+		store = asked.Store
+	}
+	_, foreign := store.(*sqlstore.Foreign)
+	return foreign
 }
 
 // keystoreDir returns the directory that is the keystore, if one is.
@@ -230,9 +285,10 @@ func keystoreDir(url string) (path string, ok bool) {
 }
 
 // makeStore is openStore for commands that may begin a new keystore, which it
-// tells.
-func makeStore(d *decoded, warn func(what string, err error), made func(path string)) (*keystore.Dir, error) {
-	if path, ok := strings.CutPrefix(d.Keystore.URL, "dir:"); ok || !strings.Contains(path, ":") {
+// tells. Tables in a database that other programs use, too, are made by "store
+// migrate" alone.
+func makeStore(ctx context.Context, d *decoded, warn func(what string, err error), made func(path string)) (keystore.Store, error) {
+	if path, ok := keystoreDir(d.Keystore.URL); ok {
 		switch err := os.Mkdir(path, 0o750); {
 		case err == nil:
 			made(path)
@@ -242,7 +298,21 @@ func makeStore(d *decoded, warn func(what string, err error), made func(path str
 			return nil, problems{d.problem("keystore.url", err, "")}
 		}
 	}
-	return openStore(d, warn)
+	created := false
+	if sqlstore.IsURL(d.Keystore.URL) {
+		var err error
+		if created, err = sqlstore.CreateFile(d.Keystore.URL); err != nil {
+			return nil, problems{d.problem("keystore.url", err, "")}
+		}
+	}
+	store, err := openStore(d, warn)
+	if migrator, ok := store.(migrator); ok && created {
+		if _, _, err := migrator.Migrate(ctx); err != nil {
+			return nil, problems{d.problem("keystore.url", err, "")}
+		}
+		made(d.Keystore.URL)
+	}
+	return store, err
 }
 
 // namedListener is an open listener and its name in the log.
@@ -426,13 +496,14 @@ func (a *app) loadConfig() (*decoded, error) {
 	d, err := readConfig(path, named)
 	if d != nil && a.keystore != "" {
 		d.Keystore.URL = a.keystore
+		d.Keystore.KeyQuery, d.Keystore.ListQuery = "", "" // which are about the other one
 		d.flags["keystore.url"] = "--keystore"
 	}
 	return d, err
 }
 
 // loadStore opens the keystore for the commands that only need that.
-func (a *app) loadStore() (*keystore.Dir, error) {
+func (a *app) loadStore() (keystore.Store, error) {
 	d, err := a.loadConfig()
 	if err != nil {
 		return nil, err
@@ -441,7 +512,7 @@ func (a *app) loadStore() (*keystore.Dir, error) {
 }
 
 // beginStore is loadStore for commands that may begin a new keystore.
-func (a *app) beginStore() (*keystore.Dir, error) {
+func (a *app) beginStore(ctx context.Context) (keystore.Store, error) {
 	d, err := a.loadConfig()
 	if err != nil {
 		return nil, err
@@ -449,7 +520,7 @@ func (a *app) beginStore() (*keystore.Dir, error) {
 	if a.dryRun {
 		return openStore(d, a.warn)
 	}
-	return makeStore(d, a.warn, a.madeStore)
+	return makeStore(ctx, d, a.warn, a.madeStore)
 }
 
 func (a *app) warn(what string, err error) { a.notice("%s: %v", what, err) }

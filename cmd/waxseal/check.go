@@ -140,12 +140,22 @@ func (a *app) check(ctx context.Context) *report {
 		add("error", err)
 		return r
 	}
-	for _, err := range store.CheckRoot(ctx) {
-		add("error", err)
+	checkDomain := func(domain string) []error { return keystore.CheckKeys(ctx, store, domain) }
+	switch s := store.(type) {
+	case *keystore.Dir:
+		for _, err := range s.CheckRoot(ctx) {
+			add("error", err)
+		}
+		checkDomain = func(domain string) []error { return s.Check(ctx, domain) }
+	case keystore.Reporter:
+		if err := schemaProblem(s.Status(ctx)); err != nil {
+			add("error", fmt.Errorf("keystore %s: %w", config.Keystore.URL, err))
+			return r
+		}
 	}
 	failed, err := a.eachDomainOrAll(ctx, store, nil, func(domain string) error {
 		r.Domains++
-		for _, err := range store.Check(ctx, domain) {
+		for _, err := range checkDomain(domain) {
 			add("error", err)
 		}
 		for _, w := range keyWarnings(ctx, store, domain, a.flags()) {

@@ -86,16 +86,31 @@ type Config struct {
 
 // KeystoreConfig is the [keystore] table.
 type KeystoreConfig struct {
-	// The store: "dir:PATH", or a bare path. Changes need a restart.
+	// The store: "dir:PATH", or a bare path. In a database that machines share:
+	// "postgres://USER@HOST,HOST/DATABASE" or "mysql://USER@HOST/DATABASE", with
+	// "?password_file=PATH"; for one machine "sqlite:PATH". "waxseal store
+	// migrate" makes the tables. Changes need a restart.
 	URL string `toml:"url"`
 
-	// Accept key files that their group can read, as those of a mounted secret
-	// are. Needs a restart.
+	// Where a database has the keys in tables of another program, the query that
+	// returns the selector and the private key of each key of the domain ?, such
+	// as "SELECT selector, private_key FROM keys WHERE domain = ?". All keys are
+	// active, and nothing is changed. Programs that are known need none: the
+	// option "preset=opendkim" of the URL, or froxlor, ispconfig, modoboa or
+	// vexim, is enough. Needs a restart.
+	KeyQuery string `toml:"key_query"`
+
+	// And the query that lists domains: "SELECT DISTINCT domain FROM keys WHERE
+	// domain > ? ORDER BY domain LIMIT ?". Needs a restart.
+	ListQuery string `toml:"list_query"`
+
+	// Accept key files, and an SQLite file, that their group can read, as those of
+	// a mounted secret are. Needs a restart.
 	GroupReadable bool `toml:"group_readable"`
 
 	// How old an entry of the cache may grow before it is looked up again,
-	// beside the mail. Changes made on this machine are seen at once. Needs a
-	// restart.
+	// beside the mail. Changes made on this machine, and those in a database, are
+	// seen at once. Needs a restart.
 	Refresh Duration `toml:"refresh"`
 
 	// How many domains the cache holds. Needs a restart.

@@ -14,6 +14,7 @@ import (
 
 	"waxseal/cmd/waxseal/internal/landlock"
 	"waxseal/keystore/dns"
+	"waxseal/keystore/sqlstore"
 )
 
 // This file lists what the daemon needs of the machine.
@@ -93,6 +94,7 @@ func confineRules(d *decoded, program string) landlock.Rules {
 		}
 		r.add(access, "keystore.url", path)
 	}
+	r.database()
 	r.listeners()
 	for _, name := range sortedKeys(d.Publish) {
 		if path, err := dns.CredentialPath(d.Publish[name].TSIGKey); err == nil && path != "" {
@@ -169,6 +171,34 @@ func (r *rulesBuilder) configFile() {
 		if !ofManyThings(dir) {
 			r.add(landlock.Read, forConfigFile, dir)
 		}
+	}
+}
+
+// authorityFiles are where the system keeps the authorities of certificates.
+var authorityFiles = []string{"/etc/ssl/certs", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/ca-trust", "/etc/ca-certificates"}
+
+// database is what a keystore in a database takes. A local socket takes nothing.
+func (r *rulesBuilder) database() {
+	const key = "keystore.url"
+	needs, err := sqlstore.NeedsOf(r.d.Keystore.URL, dns.CredentialPath)
+	if err != nil {
+		return // it is no database, or a wrong one, which is told elsewhere
+	}
+	if needs.File != "" {
+		// SQLite keeps its journal beside the file, also for those who only read.
+		r.add(landlock.Read|landlock.Write, key, filepath.Dir(needs.File))
+	}
+	for _, path := range needs.Read {
+		r.replaceable(landlock.Read, key, path)
+	}
+	if needs.Authorities {
+		r.add(landlock.Read, key, authorityFiles...)
+	}
+	for _, port := range needs.Ports {
+		r.connect(key, port)
+	}
+	if needs.Names {
+		r.connect(forDNS, 53)
 	}
 }
 

@@ -28,7 +28,7 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 	if err != nil {
 		return misused(fmt.Errorf("--dev: %w", err))
 	}
-	store, err := makeStore(config, a.warn, a.madeStore)
+	store, err := makeStore(ctx, config, a.warn, a.madeStore)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,11 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 	if err != nil {
 		return err
 	}
-	path := strings.TrimPrefix(config.Keystore.URL, "dir:")
+	path, ok := keystoreDir(config.Keystore.URL)
+	where := path
+	if !ok {
+		path, where = ".", config.Keystore.URL
+	}
 	var tsv bytes.Buffer
 	if err := dns.Write(&tsv, "tsv", entries); err != nil {
 		return err
@@ -85,7 +89,7 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 	program, signed := programName(), filepath.Join(path, "signed.eml")
 	fmt.Fprintf(&b, "\n# Try it in another terminal:\n")
 	fmt.Fprintf(&b, "printf 'From: me@%s\\nSubject: hello\\n\\nIt works.\\n' | %s sign --keystore %s | tee %s | %s verify --keys %s; cat %s\n",
-		domain, program, path, signed, program, records, signed)
+		domain, program, where, signed, program, records, signed)
 	_, err = a.stdout.Write([]byte(b.String()))
 	return err
 }

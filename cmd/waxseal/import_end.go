@@ -61,7 +61,7 @@ func (a *app) takeOver(ctx context.Context, t *takeover, f importFlags, compare 
 	case a.dryRun:
 	default:
 		if store == nil {
-			if store, err = makeStore(config, a.warn, a.madeStore); err != nil {
+			if store, err = makeStore(ctx, config, a.warn, a.madeStore); err != nil {
 				return err
 			}
 		}
@@ -103,9 +103,12 @@ func (t *takeover) checked(output, text string) (*decoded, error) {
 }
 
 // importStore opens the keystore, if there is one yet, and looks what it has.
-func (a *app) importStore(ctx context.Context, t *takeover, config *decoded) (*keystore.Dir, error) {
-	path := strings.TrimPrefix(config.Keystore.URL, "dir:")
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+func (a *app) importStore(ctx context.Context, t *takeover, config *decoded) (keystore.Store, error) {
+	path, ok := keystoreDir(config.Keystore.URL)
+	if file, sqlite := strings.CutPrefix(config.Keystore.URL, "sqlite:"); sqlite {
+		path, ok = file, true
+	}
+	if _, err := os.Stat(path); ok && errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	store, err := openStore(config, a.warn)
@@ -249,9 +252,13 @@ func (a *app) afterImport(t *takeover, output string) {
 
 // absoluteKeystore makes the path of a keystore hold wherever the daemon runs.
 func absoluteKeystore(url string) (string, error) {
-	path := strings.TrimPrefix(url, "dir:")
-	if kind, _, ok := strings.Cut(path, ":"); ok && !strings.ContainsAny(kind, "/.") {
-		return url, nil // for openStore to refuse
+	if file, ok := strings.CutPrefix(url, "sqlite:"); ok {
+		file, err := filepath.Abs(file)
+		return "sqlite:" + file, err
+	}
+	path, ok := keystoreDir(url)
+	if !ok {
+		return url, nil // a database, or for openStore to refuse
 	}
 	path, err := filepath.Abs(path)
 	return "dir:" + path, err

@@ -69,6 +69,10 @@ func (k *keeping) use(d *decoded) {
 	if !d.Keeper.Enabled {
 		return
 	}
+	if readOnly(k.store) {
+		k.log.Info("keys are looked after by the program whose tables these are, not by the keeper")
+		return
+	}
 	next, err := buildKeeper(k.resolving(d), k.store, k.now, k.by, k.log)
 	if err != nil {
 		k.log.Error("keys are not looked after", "err", err)

@@ -60,7 +60,7 @@ three; one is used again when its last key was revoked and no mail needs it.`,
   waxseal key new - < domains.txt`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := a.beginStore()
+			store, err := a.beginStore(c.Context())
 			if err != nil {
 				return err
 			}
@@ -312,7 +312,7 @@ stays as it is.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[2], err)
 			}
-			store, err := a.beginStore()
+			store, err := a.beginStore(c.Context())
 			if err != nil {
 				return err
 			}

@@ -164,6 +164,7 @@ looks after the keys it signs with.`,
 		a.configCommand(),
 		a.importCommand(),
 		a.manualCommand(),
+		a.storeCommand(),
 	)
 	return root
 }
@@ -188,7 +189,7 @@ func (a *app) configFlag(c *cobra.Command) {
 
 func (a *app) storeFlags(c *cobra.Command) {
 	a.configFlag(c)
-	c.Flags().StringVar(&a.keystore, "keystore", "", "keystore `url`, such as dir:/var/lib/waxseal/keys (default: as configured)")
+	c.Flags().StringVar(&a.keystore, "keystore", "", "keystore `url`, such as dir:/var/lib/waxseal/keys or sqlite:/var/lib/waxseal/keys.db (default: as configured)")
 }
 
 func (a *app) jsonFlag(c *cobra.Command) {
@@ -200,11 +201,20 @@ func (a *app) jsonFlag(c *cobra.Command) {
 func (a *app) flags() string {
 	switch {
 	case a.keystore != "":
-		return " --keystore " + a.keystore
+		return " --keystore " + shellArgument(a.keystore)
 	case a.configFile != "":
 		return " --config " + a.configFile
 	}
 	return ""
+}
+
+// shellArgument quotes an argument, where it must be, for commands that are shown
+// to be copied.
+func shellArgument(s string) string {
+	if strings.ContainsAny(s, " \t\n?*&;|<>()[]{}$`\"'\\!#~") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
 }
 
 // version is what the build recorded of its own origin.

@@ -269,7 +269,18 @@ type askedStore struct {
 
 // Domain is the store's. That a domain is absent or broken is an answer.
 func (s *askedStore) Domain(ctx context.Context, name string) (*keystore.Domain, error) {
-	d, err := s.Store.Domain(ctx, name)
+	return s.note(s.Store.Domain(ctx, name))
+}
+
+// Signing is that of the store, or its Domain if it has none.
+func (s *askedStore) Signing(ctx context.Context, name string) (*keystore.Domain, error) {
+	if store, ok := s.Store.(keystore.SigningStore); ok {
+		return s.note(store.Signing(ctx, name))
+	}
+	return s.Domain(ctx, name)
+}
+
+func (s *askedStore) note(d *keystore.Domain, err error) (*keystore.Domain, error) {
 	switch {
 	case err == nil, errors.Is(err, keystore.ErrNotFound), errors.Is(err, keystore.ErrBroken):
 		if s.last.Load() != nil {

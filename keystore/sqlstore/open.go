@@ -260,8 +260,9 @@ func openSQLite(d *database, s *source, groupReadable bool) error {
 	if mode := info.Mode().Perm(); mode&forbidden != 0 {
 		return fmt.Errorf("key store %s: others may read or change its private keys (mode %04o); run: chmod 600 '%s'", path, mode, path)
 	}
-	// A change is on the disk before it is told (synchronous=FULL).
-	pragmas := []string{"busy_timeout(2000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)", "trusted_schema(OFF)"}
+	// A change is on the disk before it is told, and a removed key leaves no
+	// trace in free pages.
+	pragmas := []string{"busy_timeout(2000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)", "trusted_schema(OFF)", "secure_delete(ON)", "temp_store(MEMORY)"}
 	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: url.Values{"_pragma": pragmas, "_txlock": {"immediate"}, "mode": {"rw"}}.Encode()}
 	d.dialect = sqlite3
 	d.db, err = sql.Open("sqlite", dsn.String())

@@ -17,7 +17,7 @@
 //
 //	password_file        the file that has the password; it is read for each new
 //	                     connection. The URL itself takes none, since it is
-//	                     logged. PostgreSQL's own ~/.pgpass works as well.
+//	                     logged.
 //	sslmode              disable, require (encrypted, but nobody knows with
 //	                     whom), verify-full; PostgreSQL also has verify-ca. The
 //	                     default is verify-full, and disable for sockets and
@@ -32,6 +32,9 @@
 //	search_path          the schema of the tables (postgres)
 //	pooler               "transaction" behind PgBouncer and its like, which give
 //	                     each transaction another connection (postgres)
+//	preset               read the tables of another program, and change nothing:
+//	                     froxlor, ispconfig, modoboa, opendkim (as Postfixadmin
+//	                     fills them) or vexim; see Foreign
 package sqlstore
 
 import (
@@ -101,6 +104,9 @@ func Open(url string, opts Options) (*Store, error) {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if HasPreset(url) {
+		return nil, errors.New("option preset: tables of another program are read only")
 	}
 	db, err := openDatabase(url, opts)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"time"
 
 	"waxseal/keystore"
@@ -12,9 +13,16 @@ import (
 // nodeLife is how long a node that says nothing more is remembered.
 const nodeLife = 7 * 24 * time.Hour
 
-// Beat notes in the database that a node lives, and forgets those that have not
+// Beat implements keystore.Beater: it notes that a node lives, and forgets those that have not
 // been heard of for a week.
 func (s *Store) Beat(ctx context.Context, n keystore.Node) error {
+	n.Name = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' { // which the column does not take
+			return '?'
+		}
+		return r
+	}, n.Name)
+	n.Name = n.Name[:min(len(n.Name), 253)]
 	return s.reading(ctx, "heartbeat", func(ctx context.Context) error {
 		now := s.opts.Now()
 		tx, err := s.db.BeginTx(ctx, s.tx)
@@ -62,19 +70,13 @@ func (s *Store) Nodes(ctx context.Context) ([]keystore.Node, error) {
 // Status implements keystore.Reporter.
 func (s *Store) Status(ctx context.Context) (keystore.StoreStatus, error) {
 	st := keystore.StoreStatus{Kind: s.product, SchemaWanted: len(migrations)}
-	began := time.Now()
-	err := s.reading(ctx, "status", func(ctx context.Context) error {
-		return s.db.QueryRowContext(ctx, `SELECT 1`).Scan(new(int))
-	})
-	if err != nil {
+	var err error
+	if st.Connect, st.Latency, err = s.answerTimes(ctx); err != nil {
 		return st, err
 	}
-	first := time.Since(began) // with the connection made
-	began = time.Now()
 	if st.Schema, err = s.Schema(ctx); err != nil {
 		return st, err
 	}
-	st.Latency, st.Connect = time.Since(began), first
 	if st.Schema == 0 {
 		return st, nil
 	}
@@ -95,4 +97,20 @@ func (s *Store) Status(ctx context.Context) (keystore.StoreStatus, error) {
 	}
 	st.Nodes, err = s.Nodes(ctx)
 	return st, err
+}
+
+// answerTimes says how long the first answer takes, with making the connection if
+// there is none, and the next.
+func (d *database) answerTimes(ctx context.Context) (first, next time.Duration, err error) {
+	for _, took := range []*time.Duration{&first, &next} {
+		began := time.Now()
+		err := d.reading(ctx, "status", func(ctx context.Context) error {
+			return d.db.QueryRowContext(ctx, `SELECT 1`).Scan(new(int))
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		*took = time.Since(began)
+	}
+	return first, next, nil
 }

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -34,6 +35,7 @@ type source struct {
 	sessionAttrs        string
 	searchPath          string
 	transactionPooler   bool
+	preset              string
 	socketPath          string
 }
 
@@ -61,6 +63,7 @@ var options = map[string]string{
 	"target_session_attrs": "postgres",
 	"search_path":          "postgres",
 	"pooler":               "postgres",
+	"preset":               "postgres mysql",
 }
 
 // parseURL reads a URL strictly. No error quotes what might be a password.
@@ -217,9 +220,53 @@ func (s *source) set(name, value string) error {
 		return word("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 	case "search_path":
 		s.searchPath = value
+	case "preset":
+		s.preset = value
+		return word(slices.Sorted(maps.Keys(presets))...)
 	case "pooler":
 		s.transactionPooler = true
 		return word("transaction")
 	}
 	return nil
+}
+
+// Needs is what using a URL takes of a process that is confined.
+type Needs struct {
+	File        string   // the SQLite file
+	Read        []string // files: of the password and of certificates
+	Ports       []uint16 // TCP ports to connect to
+	Names       bool     // hosts have to be looked up
+	Authorities bool     // the system's authorities of certificates
+}
+
+// NeedsOf returns what using a URL takes. secretPath is that of Options.
+func NeedsOf(text string, secretPath func(string) (string, error)) (Needs, error) {
+	s, err := parseURL(text)
+	if err != nil {
+		return Needs{}, err
+	}
+	n := Needs{File: s.path, Authorities: strings.HasPrefix(s.sslmode, "verify") && s.rootCert == ""}
+	if s.passwordFile != "" && secretPath != nil {
+		if s.passwordFile, err = secretPath(s.passwordFile); err != nil {
+			return Needs{}, err
+		}
+	}
+	for _, path := range []string{s.passwordFile, s.rootCert, s.cert, s.key} {
+		if path != "" {
+			n.Read = append(n.Read, path)
+		}
+	}
+	if s.socketPath != "" {
+		return n, nil
+	}
+	for _, h := range s.hosts {
+		port, err := strconv.ParseUint(h.port, 10, 16)
+		if err != nil {
+			return Needs{}, err
+		}
+		n.Ports = append(n.Ports, uint16(port))
+		_, err = netip.ParseAddr(h.name)
+		n.Names = n.Names || err != nil
+	}
+	return n, nil
 }

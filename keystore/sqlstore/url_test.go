@@ -67,6 +67,20 @@ func TestParseURLRefuses(t *testing.T) {
 	}
 }
 
+func TestNeedsOf(t *testing.T) {
+	secret := func(name string) (string, error) { return "/run/" + name, nil }
+	for _, test := range []struct{ url, want string }{
+		{"sqlite:/a/keys.db", "{/a/keys.db [] [] false false}"},
+		{"postgres://ws@db1,db2:6432/keys?password_file=p", "{ [/run/p] [5432 6432] true true}"},
+		{"mysql://ws@192.0.2.1/keys?sslrootcert=/ca.pem", "{ [/ca.pem] [3306] false false}"},
+		{"mysql://ws@/keys?socket=/run/s", "{ [] [] false false}"},
+	} {
+		if n, err := NeedsOf(test.url, secret); err != nil || fmt.Sprint(n) != test.want {
+			t.Errorf("%s: %v, %v, want %s", test.url, n, err, test.want)
+		}
+	}
+}
+
 func FuzzParseURL(f *testing.F) {
 	for _, seed := range []string{"sqlite:/a", "postgres://u@h:1,[::1]/d?sslmode=require", "mysql://u@/d?socket=/s", "postgres://u:p@h/d"} {
 		f.Add(seed)

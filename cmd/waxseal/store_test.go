@@ -1,0 +1,110 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestKeystoreInSQLite(t *testing.T) {
+	c := newCLI(t)
+	c.store = "sqlite:" + filepath.Join(t.TempDir(), "keys.db")
+	c.fails("", "key list", exitFailed, "no such file", "waxseal store migrate")
+	if out := c.ok("", "store migrate"); out != "made the tables of version 1\n" {
+		t.Errorf("store migrate: %q", out)
+	}
+	if out := c.ok("", "store migrate"); !strings.Contains(out, "already") {
+		t.Errorf("store migrate again: %q", out)
+	}
+	c.ok("", "key new example.com")
+	c.ok("", "key activate example.com 2026a --force --reason tested")
+	keys := writeFile(t, "keys.tsv", c.ok("", "dns show example.com --format tsv"))
+	c.ok(c.ok(testMail, "sign"), "verify --keys "+keys)
+	c.ok("", "check")
+	var status storeReport
+	if err := json.Unmarshal([]byte(c.ok("", "store status --json")), &status); err != nil {
+		t.Fatal(err)
+	}
+	if !status.Reachable || status.Domains != 1 || status.Kind != "SQLite" || status.LastChanged != "example.com" || status.Schema != status.SchemaWanted {
+		t.Errorf("status: %+v", status)
+	}
+	if out := c.ok("", "store status"); !strings.Contains(out, "SQLite, in ") || !strings.Contains(out, "domains      1\n") {
+		t.Errorf("status:\n%s", out)
+	}
+}
+
+// A file that is not there is made with its first key, like a directory.
+func TestFirstKeyMakesTheSQLiteFile(t *testing.T) {
+	c := newCLI(t)
+	c.store = "sqlite:" + filepath.Join(t.TempDir(), "keys.db")
+	c.ok("", "key new example.com")
+	info, err := os.Stat(strings.TrimPrefix(c.store, "sqlite:"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+func TestStoreMigrateDryRun(t *testing.T) {
+	c := newCLI(t)
+	file := filepath.Join(t.TempDir(), "keys.db")
+	c.store = "sqlite:" + file
+	c.fails("", "store migrate --dry-run", exitFailed, "no such file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := c.ok("", "store migrate --dry-run"); !strings.HasPrefix(out, "CREATE TABLE") || !strings.Contains(out, "waxseal_key") {
+		t.Errorf("store migrate --dry-run:\n%s", out)
+	}
+	c.fails("", "store status", exitFailed, "version 0", "waxseal store migrate")
+	c.fails("", "check", exitFailed, "version 0")
+	c.store = filepath.Join(t.TempDir())
+	c.fails("", "store migrate", exitFailed, "a directory has no tables")
+}
+
+// without runs a command without --keystore.
+func (c *cli) without(config, line string, code int, say ...string) string {
+	c.t.Helper()
+	r := c.plain("", append(strings.Fields(line), "--config", writeFile(c.t, "waxseal.toml", config))...)
+	for _, s := range say {
+		if r.code != code || !strings.Contains(r.stdout+r.stderr, s) {
+			c.t.Errorf("%s: exit status %d, want %d, and %q in\n%s%s", line, r.code, code, s, r.stdout, r.stderr)
+		}
+	}
+	return r.stdout
+}
+
+func TestStoreCopy(t *testing.T) {
+	c := newCLI(t)
+	c.ok("", "key new example.com")
+	c.ok("", "key activate example.com 2026a --force --reason tested")
+	c.ok("", "key new example.com --algorithm ed25519")
+	c.ok("", "key new example.net")
+	from, to, back := c.store, "sqlite:"+filepath.Join(t.TempDir(), "keys.db"), filepath.Join(t.TempDir(), "back")
+	c.without("", "store copy "+from+" "+from, exitMisuse, "the same keystore")
+	c.without("", "store copy "+from+" "+to+" --dry-run", exitFailed, "TO: ")
+	c.without("", "store copy "+from+" "+to, exitDone, "copied: 2, there already: 0, not copied: 0\n")
+	c.without("", "store copy "+from+" "+to, exitDone, "copied: 0, there already: 2, not copied: 0\n")
+	c.without("", "store copy "+to+" "+back, exitDone, "copied: 2, there already: 0, not copied: 0\n")
+	c.without("", "store copy "+from+" "+back+" --dry-run", exitDone, "to copy: 0, there already: 2, not copied: 0\n")
+
+	// What changed since is taken over; what changed there is not.
+	c.ok("", "key retire example.com 2026a --force --reason tested")
+	c.without("", "store copy "+from+" "+to, exitDone, "copied: 1, there already: 1, not copied: 0\n")
+	c.store = to
+	if out := c.ok("", "key list example.com"); !strings.Contains(out, "retired") {
+		t.Errorf("the change was not copied:\n%s", out)
+	}
+	c.ok("", "key new example.com --selector there")
+	c.without("", "store copy "+from+" "+to, exitFailed, "example.com", "TO has it otherwise", "not copied: 1")
+	if out := c.ok("", "key list example.com"); !strings.Contains(out, "there") {
+		t.Errorf("what changed there was lost:\n%s", out)
+	}
+}
+
+func TestQueriesAreForDatabases(t *testing.T) {
+	c := newCLI(t)
+	c.without("[keystore]\nurl = \"dir:"+t.TempDir()+"\"\nkey_query = \"SELECT 1\"\n", "key list", exitFailed, "SQL", "key_query")
+	c.without("[keystore]\nurl = \"mysql://ann:hunter2@localhost/x\"\n", "key list", exitFailed, "password_file")
+}

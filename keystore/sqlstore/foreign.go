@@ -1,0 +1,289 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"waxseal/keystore"
+)
+
+// Queries are how keys are found in the tables of another program.
+type Queries struct {
+	// Keys returns the selector and the private key of each key of the domain
+	// that each ? stands for.
+	Keys string
+
+	// List returns up to LIMIT ? domains that sort after the first ?.
+	List string
+
+	// prefix stands before each selector.
+	prefix string
+}
+
+// presets are the layouts of programs that are known. What they have in common
+// is that every key signs.
+var presets = map[string]Queries{
+	// OpenDKIM's tables as Postfixadmin fills them: a row of dkim_signing leads to
+	// the key. Rows that are about one address are left out, since the key would
+	// sign for the whole domain.
+	"opendkim": {
+		Keys: `SELECT DISTINCT k.selector, k.private_key FROM dkim k JOIN dkim_signing s ON s.dkim_id = k.id WHERE k.domain_name = ? AND s.author NOT LIKE '%@%'`,
+		List: `SELECT DISTINCT k.domain_name FROM dkim k JOIN dkim_signing s ON s.dkim_id = k.id WHERE k.domain_name > ? AND s.author NOT LIKE '%@%' ORDER BY 1 LIMIT ?`,
+	},
+	"modoboa": {
+		Keys: `SELECT selector, private_key_path FROM dkim WHERE domain_name = ?`,
+		List: `SELECT DISTINCT domain_name FROM dkim WHERE domain_name > ? ORDER BY 1 LIMIT ?`,
+	},
+	"ispconfig": {
+		Keys: `SELECT dkim_selector, dkim_private FROM mail_domain WHERE domain = ? AND dkim = 'y'`,
+		List: `SELECT domain FROM mail_domain WHERE domain > ? AND dkim = 'y' ORDER BY 1 LIMIT ?`,
+	},
+	"froxlor": {
+		Keys:   `SELECT dkim_id, dkim_privkey FROM panel_domains WHERE domain = ? AND dkim = '1'`,
+		List:   `SELECT domain FROM panel_domains WHERE domain > ? AND dkim = '1' ORDER BY 1 LIMIT ?`,
+		prefix: "dkim",
+	},
+	"vexim": {
+		Keys: `SELECT k.selector, k.private_key FROM dkim k JOIN domains d ON d.domain_id = k.domain_id WHERE d.domain = ? AND k.enabled = '1'`,
+		List: `SELECT DISTINCT d.domain FROM dkim k JOIN domains d ON d.domain_id = k.domain_id WHERE d.domain > ? AND k.enabled = '1' ORDER BY 1 LIMIT ?`,
+	},
+}
+
+// HasPreset reports whether OpenForeign is what takes such a URL.
+func HasPreset(url string) bool {
+	s, err := parseURL(url)
+	return err == nil && s.preset != ""
+}
+
+// Foreign reads keys from tables of another program, and never changes them.
+// Every key is active. A private key is PEM, bare base64, or the absolute path of
+// a file, as with OpenDKIM. There is no word of changes: they are seen when the
+// cache refreshes.
+type Foreign struct {
+	*database
+	keys, list string
+	params     int // of keys
+	prefix     string
+}
+
+var (
+	_ keystore.SigningStore = (*Foreign)(nil)
+	_ keystore.Reporter     = (*Foreign)(nil)
+)
+
+// OpenForeign prepares a Foreign for the URL with the option preset=NAME, or
+// for one with queries. It connects to nothing.
+func OpenForeign(url string, q Queries, opts Options) (*Foreign, error) {
+	s, err := parseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	if q.Keys == "" && q.List == "" {
+		q = presets[s.preset]
+	} else if s.preset != "" {
+		return nil, errors.New("want either preset or queries")
+	}
+	switch {
+	case !strings.Contains(q.Keys, "?"):
+		return nil, errors.New(`the query of keys has no ? for the domain; want one such as SELECT selector, private_key FROM keys WHERE domain = ?`)
+	case strings.Count(q.List, "?") != 2:
+		return nil, errors.New(`the query of domains wants two ?: SELECT domain FROM keys WHERE domain > ? ORDER BY domain LIMIT ?`)
+	}
+	if opts.Timeout <= 0 {
+		opts.Timeout = defaultTimeout
+	}
+	d, err := openDatabase(url, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &Foreign{database: d, keys: d.bind(q.Keys), list: d.bind(q.List), params: strings.Count(q.Keys, "?"), prefix: q.prefix}, nil
+}
+
+// Domain implements keystore.Store.
+func (f *Foreign) Domain(ctx context.Context, name string) (*keystore.Domain, error) {
+	d, err := f.Signing(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range d.Keys {
+		selector := d.Keys[i].Selector
+		d.Keys[i].Load = func(ctx context.Context) (crypto.Signer, error) {
+			d, err := f.Signing(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			if k := d.Key(selector); k != nil {
+				return k.Load(ctx)
+			}
+			return nil, errors.New("it is no longer in the database")
+		}
+	}
+	return d, nil
+}
+
+// Signing implements keystore.SigningStore.
+func (f *Foreign) Signing(ctx context.Context, name string) (*keystore.Domain, error) {
+	if err := keystore.ValidDomain(name); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, keystore.ErrNotFound)
+	}
+	var rows [][2]string
+	err := f.reading(ctx, "domain "+name, func(ctx context.Context) error {
+		rows = nil
+		return f.each(ctx, f.keys, slices.Repeat([]any{name}, f.params), func(scan func(...any) error) error {
+			var selector, private *string
+			if err := scan(&selector, &private); err != nil {
+				return err
+			}
+			row := [2]string{}
+			for i, s := range []*string{selector, private} {
+				if s != nil {
+					row[i] = *s
+				}
+			}
+			rows = append(rows, row)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("domain %s: %w", name, keystore.ErrNotFound)
+	}
+	slices.SortFunc(rows, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
+	version := fnv.New64a() // another content is another version
+	d := &keystore.Domain{Name: name}
+	for _, row := range rows {
+		fmt.Fprintf(version, "%q", row)
+		k, err := foreignKey(f.prefix+strings.ToLower(row[0]), row[1])
+		if err == nil && d.Key(k.Selector) != nil {
+			err = errors.New("there are two keys of this selector")
+		}
+		if err == nil {
+			err = (&keystore.Domain{Name: name, Keys: []keystore.Key{k}}).Validate()
+		}
+		if err != nil {
+			bad := keystore.BadRow{Active: true, Err: fmt.Errorf("domain %s, selector %.80q: %w", name, f.prefix+row[0], err)}
+			if keystore.ValidSelector(k.Selector) == nil {
+				bad.Selector = k.Selector
+			}
+			d.Unreadable = append(d.Unreadable, bad)
+			continue
+		}
+		d.Keys = append(d.Keys, k)
+	}
+	d.Version = version.Sum64() | 1
+	return d, nil
+}
+
+// foreignKey makes a key of a row.
+func foreignKey(selector, private string) (keystore.Key, error) {
+	k := keystore.Key{Selector: selector, State: keystore.Active}
+	signer, err := foreignPrivate(private)
+	if err != nil {
+		return k, err
+	}
+	if k.Public, k.Algorithm, err = keystore.PublicBytes(signer.Public()); err != nil {
+		return k, err
+	}
+	k.Load = func(ctx context.Context) (crypto.Signer, error) { return signer, ctx.Err() }
+	return k, nil
+}
+
+// maxKeyFile bounds a key file, whose path comes from the database.
+const maxKeyFile = 64 << 10
+
+func foreignPrivate(text string) (crypto.Signer, error) {
+	text = strings.TrimSpace(text)
+	switch {
+	case text == "":
+		return nil, errors.New("there is no private key")
+	case filepath.IsAbs(text) && !strings.ContainsAny(text, "\n="):
+		data, err := readKeyFile(text)
+		if err != nil {
+			return nil, err
+		}
+		key, err := keystore.ParsePrivateKey(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", text, err)
+		}
+		return key, nil
+	case strings.Contains(text, "-----BEGIN "):
+		return keystore.ParsePrivateKey([]byte(text))
+	}
+	der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil {
+		return nil, errors.New("the private key is neither PEM, nor base64, nor the absolute path of a file")
+	}
+	key, err := keystore.ParsePrivateKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	if err != nil {
+		key, err = keystore.ParsePrivateKey(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: der}))
+	}
+	return key, err
+}
+
+func readKeyFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	case info.Mode().Perm()&0o027 != 0:
+		return nil, fmt.Errorf("%s: others may read or change it (mode %04o); run: chmod 640 '%s'", path, info.Mode().Perm(), path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err == nil && len(data) > maxKeyFile {
+		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("more than %d bytes", maxKeyFile)}
+	}
+	return data, err
+}
+
+// List implements keystore.Store.
+func (f *Foreign) List(ctx context.Context, after string, limit int) ([]string, error) {
+	if limit < 1 {
+		limit = defaultPage
+	}
+	return f.listValid(ctx, after, limit, f.list)
+}
+
+// Update changes nothing: the tables are another program's.
+func (f *Foreign) Update(_ context.Context, d *keystore.Domain) error {
+	return fmt.Errorf("domain %s: the tables belong to another program, which is where its keys are changed: %w", d.Name, keystore.ErrReadOnly)
+}
+
+// Watch returns at once: nobody tells of changes.
+func (f *Foreign) Watch(context.Context, func(string)) error { return nil }
+
+// Status implements keystore.Reporter.
+func (f *Foreign) Status(ctx context.Context) (keystore.StoreStatus, error) {
+	st := keystore.StoreStatus{Kind: f.product + ", tables of another program"}
+	var err error
+	if st.Connect, st.Latency, err = f.answerTimes(ctx); err != nil {
+		return st, err
+	}
+	for after := ""; ; {
+		names, err := f.List(ctx, after, 10*defaultPage)
+		if err != nil || len(names) == 0 {
+			return st, err
+		}
+		st.Domains += int64(len(names))
+		after = names[len(names)-1]
+	}
+}

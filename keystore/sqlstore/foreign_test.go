@@ -1,0 +1,217 @@
+package sqlstore_test
+
+import (
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"waxseal/keystore"
+	"waxseal/keystore/sqlstore"
+)
+
+// layouts are tables as their programs make and fill them, with P standing for
+// the private key of example.com as the program writes it, and what must be found
+// of them.
+var layouts = []struct {
+	preset     string
+	places     string // where the program keeps them
+	statements []string
+	private    func(t *testing.T, key []byte) string // nil: PEM
+	selectors  []string                              // of example.com
+	list       []string
+	absent     []string
+}{
+	{
+		preset: "opendkim", places: "MariaDB PostgreSQL",
+		statements: []string{
+			"CREATE TABLE dkim (id int NOT NULL PRIMARY KEY, domain_name varchar(255) NOT NULL, description varchar(255), selector varchar(63) NOT NULL DEFAULT 'default', private_key text, public_key text, created varchar(30), modified varchar(30))",
+			"CREATE TABLE dkim_signing (id int NOT NULL PRIMARY KEY, author varchar(255) NOT NULL DEFAULT '', dkim_id int NOT NULL, created varchar(30), modified varchar(30))",
+			"INSERT INTO dkim (id, domain_name, selector, private_key) VALUES (1, 'example.com', 'default', 'P'), (2, 'example.com', 'older', 'P'), (3, 'one.example', 'default', 'P'), (4, 'all.example', 'Upper', 'P')",
+			"INSERT INTO dkim_signing (id, author, dkim_id) VALUES (1, 'example.com', 1), (2, '.example.com', 1), (3, 'ann@one.example', 3), (4, '*', 4)",
+		},
+		selectors: []string{"default"}, list: []string{"all.example", "example.com"}, absent: []string{"one.example", "example.net"},
+	},
+	{
+		preset: "modoboa", places: "PostgreSQL MariaDB",
+		statements: []string{
+			"CREATE TABLE admin_domain (id int NOT NULL PRIMARY KEY, name varchar(100) NOT NULL, enable_dkim int NOT NULL, dkim_key_selector varchar(30) NOT NULL, dkim_private_key_path varchar(254) NOT NULL)",
+			"INSERT INTO admin_domain VALUES (1, 'example.com', 1, 'modoboa', 'P'), (2, 'off.example', 0, 'modoboa', '')",
+			"CREATE VIEW dkim AS SELECT id, name AS domain_name, dkim_private_key_path AS private_key_path, dkim_key_selector AS selector FROM admin_domain WHERE enable_dkim = 1",
+		},
+		private: func(t *testing.T, key []byte) string {
+			path := filepath.Join(t.TempDir(), "example.com.pem")
+			if err := os.WriteFile(path, key, 0o640); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		},
+		selectors: []string{"modoboa"}, list: []string{"example.com"}, absent: []string{"off.example"},
+	},
+	{
+		preset: "ispconfig", places: "MariaDB",
+		statements: []string{
+			"CREATE TABLE mail_domain (domain_id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, domain varchar(255) NOT NULL DEFAULT '', dkim enum('n','y') NOT NULL DEFAULT 'n', dkim_selector varchar(63) NOT NULL DEFAULT 'default', dkim_private mediumtext, dkim_public mediumtext, active enum('n','y') NOT NULL DEFAULT 'n')",
+			"INSERT INTO mail_domain (domain, dkim, dkim_private, active) VALUES ('example.com', 'y', 'P', 'y'), ('off.example', 'n', 'P', 'y')",
+		},
+		selectors: []string{"default"}, list: []string{"example.com"}, absent: []string{"off.example"},
+	},
+	{
+		preset: "froxlor", places: "MariaDB",
+		statements: []string{
+			"CREATE TABLE panel_domains (id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, domain varchar(255) NOT NULL, dkim tinyint(1) NOT NULL DEFAULT '0', dkim_id int unsigned, dkim_privkey text, dkim_pubkey text)",
+			"INSERT INTO panel_domains (domain, dkim, dkim_id, dkim_privkey) VALUES ('example.com', 1, 17, 'P'), ('off.example', 0, 18, 'P')",
+		},
+		selectors: []string{"dkim17"}, list: []string{"example.com"}, absent: []string{"off.example"},
+	},
+	{
+		preset: "vexim", places: "MariaDB PostgreSQL",
+		statements: []string{
+			"CREATE TABLE domains (domain_id int NOT NULL PRIMARY KEY, domain varchar(255) NOT NULL)",
+			"CREATE TABLE dkim (domain_id int NOT NULL, selector varchar(63) NOT NULL, private_key text NOT NULL, enabled smallint NOT NULL)",
+			"INSERT INTO domains VALUES (1, 'example.com'), (2, 'off.example')",
+			"INSERT INTO dkim VALUES (1, 'a', 'P', 1), (1, 'b', 'P', 1), (1, 'c', 'P', 0), (2, 'a', 'P', 0)",
+		},
+		private: func(t *testing.T, key []byte) string { // bare base64 of PKCS#1
+			block, _ := pem.Decode(key)
+			parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return base64.StdEncoding.EncodeToString(pkcs1(t, parsed))
+		},
+		selectors: []string{"a", "b"}, list: []string{"example.com"}, absent: []string{"off.example"},
+	},
+}
+
+func rsaKey(t testing.TB) []byte {
+	t.Helper()
+	signer, err := keystore.Generate(keystore.RSA1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := keystore.MarshalPrivateKey(signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestPresetsReadWhatTheirProgramsWrite(t *testing.T) {
+	key := rsaKey(t)
+	everywhere(t, func(t *testing.T, p place) {
+		for _, l := range layouts {
+			if !slices.Contains(strings.Fields(l.places), p.name) {
+				continue
+			}
+			t.Run(l.preset, func(t *testing.T) {
+				u, _ := p.url(t, "")
+				private := string(key)
+				if l.private != nil {
+					private = l.private(t, key)
+				}
+				db := p.direct(t, u)
+				for _, s := range l.statements {
+					execute(t, db, strings.ReplaceAll(s, "'P'", "'"+private+"'"))
+				}
+				s, err := sqlstore.OpenForeign(u+"&preset="+l.preset, sqlstore.Queries{}, sqlstore.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				checkForeign(t, s, l.selectors, l.list, l.absent)
+			})
+		}
+	})
+}
+
+// checkForeign tests what a read-only store promises.
+func checkForeign(t *testing.T, s *sqlstore.Foreign, selectors, list, absent []string) {
+	t.Helper()
+	d, err := s.Domain(t.Context(), "example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, k := range d.Keys {
+		got = append(got, k.Selector)
+		if k.State != keystore.Active {
+			t.Errorf("key %s is %s", k.Selector, k.State)
+		}
+	}
+	if !slices.Equal(got, selectors) || d.Whole() != nil {
+		t.Errorf("selectors are %q, want %q; %v", got, selectors, d.Whole())
+	}
+	if found := keystore.CheckKeys(t.Context(), s, "example.com"); len(found) > 0 {
+		t.Error(found)
+	}
+	if again, err := s.Signing(t.Context(), "example.com"); err != nil || again.Version != d.Version {
+		t.Errorf("read again: version %d, before %d, %v", again.Version, d.Version, err)
+	}
+	var all []string
+	for after := ""; ; after = all[len(all)-1] {
+		names, err := s.List(t.Context(), after, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(names) == 0 {
+			break
+		}
+		all = append(all, names...)
+	}
+	if !slices.Equal(all, list) {
+		t.Errorf("List gives %q, want %q", all, list)
+	}
+	for _, name := range append(absent, "Example.com", "x' OR ''='") {
+		if d, err := s.Domain(t.Context(), name); !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+	}
+	if err := s.Update(t.Context(), d); !errors.Is(err, keystore.ErrReadOnly) {
+		t.Errorf("Update: %v", err)
+	}
+	if st, err := s.Status(t.Context()); err != nil || st.Domains != int64(len(list)) {
+		t.Errorf("Status: %+v, %v", st, err)
+	}
+}
+
+func TestFreeQueries(t *testing.T) {
+	key := rsaKey(t)
+	everywhere(t, func(t *testing.T, p place) {
+		u, _ := p.url(t, "")
+		execute(t, p.direct(t, u),
+			"CREATE TABLE k (host varchar(100), sel varchar(100), pem text)",
+			"INSERT INTO k VALUES ('example.com', 's1', '"+string(key)+"'), ('bad.example', 's1', 'x!'), ('bad.example', 's2', '"+string(key)+"'), ('bad.example', 's3', '/nonexistent/key.pem'), ('bad.example', 's4', NULL)")
+		q := sqlstore.Queries{Keys: "SELECT sel, pem FROM k WHERE host = ? OR host = ?", List: "SELECT DISTINCT host FROM k WHERE host > ? ORDER BY host LIMIT ?"}
+		s, err := sqlstore.OpenForeign(u, q, sqlstore.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		checkForeign(t, s, []string{"s1"}, []string{"bad.example", "example.com"}, nil)
+		d, err := s.Domain(t.Context(), "bad.example")
+		if err != nil || len(d.Keys) != 1 || d.Keys[0].Selector != "s2" || len(d.Unreadable) != 3 || !d.Unreadable[0].Active {
+			t.Errorf("%+v, %v", d, err)
+		}
+		for _, bad := range []sqlstore.Queries{{}, {Keys: "SELECT 1"}, {Keys: q.Keys}, {Keys: q.Keys, List: "SELECT 1"}} {
+			if _, err := sqlstore.OpenForeign(u, bad, sqlstore.Options{}); err == nil {
+				t.Errorf("%+v is taken", bad)
+			}
+		}
+	})
+}
+
+func pkcs1(t *testing.T, key any) []byte {
+	t.Helper()
+	k, ok := key.(*rsa.PrivateKey)
+	if !ok {
+		t.Fatalf("%T", key)
+	}
+	return x509.MarshalPKCS1PrivateKey(k)
+}
