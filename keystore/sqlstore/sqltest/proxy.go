@@ -58,6 +58,13 @@ func (p *Proxy) WasCut() bool {
 	return p.cutAt == 0
 }
 
+// Pieces returns how many pieces have come by since CutAt, from either side.
+func (p *Proxy) Pieces() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pieces
+}
+
 // Delay holds every piece back for so long.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
