@@ -261,7 +261,8 @@ func (d *database) each(ctx context.Context, query string, args []any, f func(sc
 	return rows.Err()
 }
 
-// reading runs something that changes nothing, again if the connection is lost.
+// reading runs something that may as well be done twice, again if the connection
+// is lost.
 func (d *database) reading(ctx context.Context, what string, f func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()

@@ -222,3 +222,35 @@ func TestWrongPassword(t *testing.T) {
 		}
 	})
 }
+
+// Who comes through a pooler cannot listen, but is heard, and sees what others
+// change.
+func TestBehindAPooler(t *testing.T) {
+	for _, p := range places {
+		if p.name != "PostgreSQL" {
+			continue
+		}
+		u, _ := p.url(t, "")
+		direct, pooled := openAt(t, u, sqlstore.Options{}), openAt(t, u+"&pooler=transaction", sqlstore.Options{})
+		if _, _, err := pooled.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		watch := func(s *sqlstore.Store) chan string {
+			news := make(chan string, 10)
+			go s.Watch(t.Context(), func(domain string) { news <- domain })
+			<-news // it has begun
+			return news
+		}
+		heard, polled := watch(direct), watch(pooled)
+		d := create(t, pooled, "example.com", newKey(t, "a"))
+		d.Keys[0].Note = "changed"
+		if err := pooled.Update(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		for _, news := range []chan string{heard, polled} {
+			if got := <-news; got != "example.com" {
+				t.Errorf("heard of %q", got)
+			}
+		}
+	}
+}

@@ -276,7 +276,7 @@ func (u *update) count(ctx context.Context) error {
 	if _, err := u.exec(ctx, `UPDATE waxseal_domain SET changed = (SELECT value FROM waxseal_meta WHERE name = 'change') WHERE name = ?`, u.domain.Name); err != nil {
 		return err
 	}
-	if u.store.listen != nil {
+	if u.store.dialect == postgres {
 		_, err := u.exec(ctx, `SELECT pg_notify('`+channel+`', ?)`, u.domain.Name)
 		return err
 	}
