@@ -17,7 +17,7 @@ import (
 
 // few are enough to see that nothing walks over all domains. With
 // WAXSEAL_MILLION set it is a million, which takes minutes to fill.
-const few, million = 20_000, 1_000_000
+const few, million = 5_000, 1_000_000
 
 // fill puts n domains with one active key into the tables, by SQL.
 func fill(t testing.TB, db *sql.DB, n int) {

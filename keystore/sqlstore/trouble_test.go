@@ -173,6 +173,9 @@ func TestServerRestarts(t *testing.T) {
 		if _, err := s.Domain(t.Context(), "example.com"); err == nil || errors.Is(err, keystore.ErrNotFound) {
 			t.Errorf("while it is down: %v", err)
 		}
+		if err := s.Watch(t.Context(), func(string) {}); err == nil || strings.Contains(err.Error(), "no answer within") {
+			t.Errorf("the watch of a server that refuses: %v", err)
+		}
 		if err := <-ended; err == nil {
 			t.Error("the watch of a dead server ended without an error")
 		}

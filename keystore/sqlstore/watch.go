@@ -41,9 +41,12 @@ func (s *Store) hear(ctx context.Context, changed func(domain string)) error {
 		defer conn.Close(context.WithoutCancel(ctx))
 		_, err = conn.Exec(bounded, "LISTEN "+channel)
 	}
+	if err != nil {
+		err = s.explain(ctx, bounded, "watching", err)
+	}
 	cancel()
 	if err != nil {
-		return s.explain(ctx, bounded, "watching", err)
+		return err
 	}
 	changed("") // what happened before now
 	for {
