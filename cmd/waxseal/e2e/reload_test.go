@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -52,6 +53,15 @@ selectors = [%q]
 
 	const senders, reloads, pause = 6, 24, 30 * time.Millisecond
 	stop := make(chan struct{})
+	stopped := func() bool {
+		select {
+		case <-stop:
+			return true
+		default:
+			return false
+		}
+	}
+	var done atomic.Int32 // reloads
 	sent := make([][]reloadedMessage, senders)
 	var running sync.WaitGroup
 	for sender := range senders {
@@ -73,8 +83,9 @@ selectors = [%q]
 				m.more = c.mailFrom(t, f)
 				m.answered = time.Now()
 				if m.more {
-					if n%3 == 0 { // some are under way for longer than rules are
-						time.Sleep(2 * pause)
+					// Some are under way for longer than rules are.
+					for began := done.Load(); n%3 == 0 && done.Load() <= began && !stopped(); {
+						time.Sleep(time.Millisecond)
 					}
 					m.fate = c.content(t, header, "Hello.\r\n")
 					m.ended = time.Now()
@@ -95,6 +106,7 @@ selectors = [%q]
 		d.signal(t, syscall.SIGHUP)
 		eventually(t, "the daemon says that it has reloaded", func() bool { return bySignal() > before })
 		changes = append(changes, ruleChange{began, time.Now()})
+		done.Add(1)
 		time.Sleep(pause)
 	}
 	close(stop)
