@@ -187,7 +187,7 @@ func (s *Settings) Begin(c policy.Connection, login, mailFrom string, verbatim b
 	peer := s.Peers[c.Listener]
 	t := &Transaction{
 		set: s, connection: c, login: login, mailFrom: mailFrom, message: message,
-		options:  signer.Options{Header: s.Header, Body: s.Body, Fields: s.Fields, Profile: peer.profile(c.MTA), Masquerade: peer.Masquerade},
+		options:  signer.Options{Header: s.Header, Body: s.Body, Fields: s.Fields, Profile: peer.profile(c.MTA), Host: c.Host, Masquerade: peer.Masquerade},
 		asked:    s.Rules.Fields(),
 		late:     s.late(),
 		result:   Result{Rule: origin.Rule},

@@ -96,6 +96,10 @@ type Options struct {
 	Fields  *Fields // nil: the default lists
 	Profile Profile
 
+	// Host is the server's own name, in the case in which it writes it; empty when
+	// it is not known. It is for Sendmail.
+	Host string
+
 	// Masquerade is for Sendmail; nil is none. It is not changed once in use.
 	Masquerade *Masquerade
 }
@@ -124,6 +128,7 @@ type Message struct {
 	header     Canonicalization
 	fields     *Fields
 	profile    Profile
+	host       string
 	masquerade *Masquerade
 	body       body
 	parts      parts       // declarations in the parts of the body
@@ -177,7 +182,7 @@ func New(o Options) *Message {
 // Reset forgets the message and makes m ready for another one.
 func (m *Message) Reset(o Options) {
 	m.header = o.Header
-	m.profile, m.masquerade = o.Profile, o.Masquerade
+	m.profile, m.host, m.masquerade = o.Profile, o.Host, o.Masquerade
 	if m.profile == Sendmail {
 		m.header = Relaxed
 	}
@@ -236,7 +241,7 @@ func (m *Message) AddField(name, value string) {
 	n.count++
 	n.firm++
 	if m.profile == Sendmail {
-		if why := m.fields.rules[rule].nature.change(value, m.masquerade); why != "" {
+		if why := m.fields.rules[rule].nature.change(value, m.host, m.masquerade); why != "" {
 			n.firm = 0
 			m.rewrite(rule, why)
 		}

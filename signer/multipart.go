@@ -23,6 +23,7 @@ const (
 // the boundaries; a body that is no multipart costs nothing.
 type multipart struct {
 	state multipartState
+	begun bool   // the Content-Type of the message was read
 	exact bool   // blanks at the end of a line count
 	why   string // in words; empty when there is nothing
 
@@ -52,20 +53,19 @@ func (s *multipart) reset(exact bool) {
 
 // begin reads the Content-Type of the message. The first counts.
 func (s *multipart) begin(kind string) {
-	if s.state == unread && s.why == "" {
+	if !s.begun {
+		s.begun = true
 		s.content(kind)
 	}
 }
 
 // content begins what stands behind a header with this Content-Type.
 func (s *multipart) content(kind string) {
-	name, _, _ := strings.Cut(kind, ";")
-	name, _, _ = strings.Cut(name, "(")
-	kindOf, subtype, _ := strings.Cut(strings.ToLower(strings.TrimSpace(name)), "/")
+	kindOf, subtype := mediaType(kind)
 	s.state = inText
 	switch {
 	case kindOf == "multipart":
-		boundary := boundaryOf(kind)
+		boundary := boundaryOf(withoutComments(kind))
 		switch {
 		case boundary == "":
 			s.why = "a multipart names no boundary"
@@ -212,8 +212,49 @@ func (s *multipart) changed() string {
 	return "a multipart lacks its last delimiter"
 }
 
-// boundaryOf returns the boundary that Sendmail reads in a Content-Type: a token
-// or a quoted string.
+// mediaType returns the type and the subtype of a Content-Type, in lower case.
+// Mail servers pass over blanks and comments there.
+func mediaType(value string) (kind, subtype string) {
+	name, _, _ := strings.Cut(withoutComments(value), ";")
+	kind, subtype, _ = strings.Cut(strings.ToLower(name), "/")
+	return strings.TrimSpace(kind), strings.TrimSpace(subtype)
+}
+
+// withoutComments is a value with a blank in place of each comment (RFC 5322,
+// section 3.2.2).
+func withoutComments(value string) string {
+	if strings.IndexByte(value, '(') < 0 {
+		return value
+	}
+	var b strings.Builder
+	depth, quoted := 0, false
+	for i := 0; i < len(value); i++ {
+		c := value[i]
+		switch {
+		case c == '\\' && i+1 < len(value):
+			if i++; depth == 0 {
+				b.WriteString(value[i-1 : i+1])
+			}
+			continue
+		case c == '"' && depth == 0:
+			quoted = !quoted
+		case c == '(' && !quoted:
+			if depth++; depth == 1 {
+				b.WriteByte(' ')
+			}
+		case c == ')' && depth > 0:
+			depth--
+			continue
+		}
+		if depth == 0 {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// boundaryOf returns the boundary that Sendmail reads in a Content-Type without
+// comments: a token or a quoted string.
 func boundaryOf(kind string) string {
 	const specials = "()<>@,;:\\\"/[]?= \t\r\n"
 	_, rest, _ := strings.Cut(kind, ";")

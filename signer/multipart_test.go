@@ -13,9 +13,12 @@ import (
 var changedBySendmail = map[string]string{
 	"boundary-extended":                     "a multipart names no boundary",
 	"boundary-no-mime-version-unterminated": "a multipart lacks its last delimiter",
+	"forwarded-at-top-blanks":               "the header of a part has a line that is no field",
 	"inner-mime-unterminated":               "a multipart within another lacks its last delimiter",
 	"long-boundary":                         "the boundary of a multipart is too long",
 	"multipart-boundary-missing":            "a multipart names no boundary",
+	"multipart-blanks-unterminated":         "a multipart lacks its last delimiter",
+	"multipart-comment-unterminated":        "a multipart lacks its last delimiter",
 	"multipart-inner-unterminated":          "a multipart within another lacks its last delimiter",
 	"multipart-part-field-long":             "a field of a part is changed: it has more than",
 	"multipart-unterminated":                "a multipart lacks its last delimiter",
@@ -109,11 +112,13 @@ func TestBoundary(t *testing.T) {
 		{` multipart/mixed; boundary==`, "="},
 		{` multipart/mixed; boundary=e; boundary=f`, "e"},
 		{` multipart/mixed; boundary*0=e`, ""},
+		{` multipart/mixed; (boundary=no) boundary (c) = (d) e`, "e"},
+		{` multipart/mixed; boundary="(e)"`, "(e)"},
 		{` multipart/mixed; boundary`, ""},
 		{` multipart/mixed; boundary=`, ""},
 		{` multipart/mixed`, ""},
 	} {
-		if got := boundaryOf(c.kind); got != c.want {
+		if got := boundaryOf(withoutComments(c.kind)); got != c.want {
 			t.Errorf("boundaryOf(%q) = %q, want %q", c.kind, got, c.want)
 		}
 	}

@@ -99,11 +99,13 @@ func (m *Message) look(rule int, name, value string) {
 			m.declared = "Content-Transfer-Encoding is 8bit or binary"
 		}
 	case strings.EqualFold(r.name, "Content-Type"):
-		kind := strings.ToLower(strings.TrimLeft(value, " \t\r\n"))
-		if m.profile == Sendmail {
+		// Sendmail goes by the first Content-Type, Postfix by any that has parts.
+		switch kind, _ := mediaType(value); {
+		case m.profile == Sendmail:
 			m.multipart.begin(value)
+		case kind == "multipart" || kind == "message":
+			m.parts.wanted = true
 		}
-		m.parts.wanted = m.profile == Postfix && (strings.HasPrefix(kind, "multipart/") || strings.HasPrefix(kind, "message/"))
 	}
 }
 
@@ -112,13 +114,55 @@ const encodingField = "Content-Transfer-Encoding"
 // is8Bit says whether the value of a Content-Transfer-Encoding begins with a
 // word that allows octets beyond ASCII (RFC 2045, section 6.2).
 func is8Bit(value string) bool {
-	value = strings.TrimLeft(value, " \t\r\n")
-	for _, word := range []string{"8bit", "binary"} {
-		if len(value) >= len(word) && strings.EqualFold(value[:len(word)], word) {
-			return true
-		}
+	e := encoding{reading: true}
+	for i := 0; i < len(value) && e.reading; i++ {
+		e.take(value[i])
 	}
-	return false
+	return e.found
+}
+
+// encoding reads the value of a Content-Transfer-Encoding octet by octet, up to
+// the end of its first word. Before that there may be blanks, folds and comments,
+// of any length.
+type encoding struct {
+	reading bool
+	found   bool // the word begins with 8bit or binary
+
+	word    [len("binary")]byte // the part of it that was read, in lower case
+	length  int
+	depth   int // of comments
+	escaped bool
+	newLine bool // a blank has to come, or the field has ended
+}
+
+// take reads an octet. The field goes on while e.reading.
+func (e *encoding) take(c byte) {
+	switch {
+	case e.newLine && c != ' ' && c != '\t':
+		e.reading = false
+	case c == '\n':
+		e.newLine = true
+		e.reading = e.length == 0
+	case e.escaped:
+		e.escaped = false
+	case e.depth > 0 && c == '\\':
+		e.escaped = true
+	case c == '(' && e.length == 0:
+		e.depth++
+	case c == ')' && e.depth > 0:
+		e.depth--
+	case e.depth > 0 || e.length == 0 && isBlankByte(int(c)):
+		e.newLine = false
+	default:
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		e.word[e.length] = c
+		e.length++
+		word := string(e.word[:e.length])
+		e.found = word == "8bit" || word == "binary"
+		e.reading = !e.found && (strings.HasPrefix("8bit", word) || strings.HasPrefix("binary", word))
+	}
 }
 
 // watch notes the risks of a piece of the body.
@@ -137,42 +181,41 @@ func (m *Message) watch(p []byte) {
 // a body. Postfix encodes such a part anew even if it is all ASCII.
 type parts struct {
 	wanted, found bool
-	tail          []byte // the last bytes of what was seen
+	tail          []byte   // the last octets of what was seen, as many as a name and the line end before it
+	value         encoding // of the field under way
 }
-
-// declaration is long enough for a field name, its colon and its value.
-const declaration = 64
 
 func (s *parts) reset() { *s = parts{tail: s.tail[:0]} }
 
+// scan goes from colon to colon, of which there is none in base64.
 func (s *parts) scan(p []byte) {
-	s.tail = append(s.tail, p[:min(len(p), declaration)]...)
-	s.find(s.tail)
-	s.find(p)
-	if n := len(p) - declaration; n > 0 {
-		s.tail = append(s.tail[:0], p[n:]...)
-	} else if n := len(s.tail) - declaration; n > 0 {
-		s.tail = append(s.tail[:0], s.tail[n:]...)
-	}
-}
-
-// find goes from colon to colon, of which there is none in base64.
-func (s *parts) find(text []byte) {
-	for i := 0; ; i++ {
-		k := bytes.IndexByte(text[i:], ':')
-		if k < 0 {
-			return
-		}
-		i += k
-		at := i - len(encodingField)
-		if at < 0 || !bytes.EqualFold(text[at:i], []byte(encodingField)) || at > 0 && text[at-1] != '\n' {
+	for i := 0; i < len(p) && !s.found; i++ {
+		if s.value.reading {
+			s.value.take(p[i])
+			s.found = s.value.found
 			continue
 		}
-		if is8Bit(string(text[i+1 : min(i+declaration, len(text))])) {
-			s.found = true
-			return
+		n := bytes.IndexByte(p[i:], ':')
+		if n < 0 {
+			break
+		}
+		if i += n; s.named(p[:i]) {
+			s.value = encoding{reading: true}
 		}
 	}
+	const kept = len(encodingField) + 1
+	s.tail = append(s.tail, p[max(0, len(p)-kept):]...)
+	s.tail = append(s.tail[:0], s.tail[max(0, len(s.tail)-kept):]...)
+}
+
+// named says whether what ends here is a line with the name of the field, and
+// nothing else.
+func (s *parts) named(text []byte) bool {
+	if len(text) <= len(encodingField) {
+		text = append(s.tail[:len(s.tail):len(s.tail)], text...)
+	}
+	at := len(text) - len(encodingField)
+	return at >= 0 && bytes.EqualFold(text[at:], []byte(encodingField)) && (at == 0 || text[at-1] == '\n')
 }
 
 // CheckFrom says why the message cannot be signed for its From field, and nil

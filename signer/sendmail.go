@@ -97,8 +97,8 @@ const (
 )
 
 // change says why Sendmail will change the relaxed form of a field with this
-// value; empty when it will not.
-func (n nature) change(value string, m *Masquerade) string {
+// value; empty when it will not. host is the server's own name, if known.
+func (n nature) change(value, host string, m *Masquerade) string {
 	switch {
 	case n == plain:
 		return ""
@@ -107,7 +107,7 @@ func (n nature) change(value string, m *Masquerade) string {
 	case n == mime:
 		return mimeChange(value)
 	case n.list():
-		l := list{s: value, nature: n, masquerade: m}
+		l := list{s: value, nature: n, host: host, masquerade: m}
 		return l.read()
 	}
 	return ""
@@ -167,6 +167,7 @@ type list struct {
 	i          int // next byte
 	start      int // of the address that i is in
 	nature     nature
+	host       string // the server's own name
 	masquerade *Masquerade
 }
 
@@ -395,6 +396,8 @@ func (l *list) domain() string {
 		return "Sendmail puts its name in place of localhost"
 	case len(d) > len(uucp) && strings.EqualFold(d[len(d)-len(uucp):], uucp):
 		return "Sendmail writes addresses in .uucp in another way"
+	case d != l.host && strings.EqualFold(d, l.host):
+		return "Sendmail writes its own name as " + l.host
 	case l.masquerade.replaces(l.nature, d):
 		return "Sendmail masquerades " + d
 	}

@@ -27,11 +27,11 @@ func TestAddressesAsMeasured(t *testing.T) {
 			t.Fatalf("%s: %v", line, err)
 		}
 		cases++
-		why := recipient.change(value, nil)
+		why := recipient.change(value, "", nil)
 		if got, want := why != "", kind != "same"; got != want {
 			t.Errorf("%q: changes: %v (%s), want %v", value, got, why, want)
 		}
-		if got := author.change(value, nil); got != why {
+		if got := author.change(value, "", nil); got != why {
 			t.Errorf("%q in From: %q, want %q as in To", value, got, why)
 		}
 	}
@@ -68,7 +68,7 @@ func TestWhatElseSendmailChanges(t *testing.T) {
 		{mime, " text/plain" + parameter + strings.Repeat("x", 200), "parameter"},
 		{mime, " text/plain" + strings.Repeat("; a=b", 40), "parameters"},
 	} {
-		why := tt.nature.change(tt.value, nil)
+		why := tt.nature.change(tt.value, "", nil)
 		if got := why != ""; got != (tt.want != "") || !strings.Contains(why, tt.want) {
 			t.Errorf("%.60q: %q, want %q", tt.value, why, tt.want)
 		}
@@ -95,9 +95,25 @@ func TestMasquerade(t *testing.T) {
 		{recipient, m, "ann@mail.example.com", false},
 		{recipient, all, "ann@mail.example.com", true},
 	} {
-		if got := tt.nature.change(" "+tt.address, tt.m) != ""; got != tt.want {
+		if got := tt.nature.change(" "+tt.address, "", tt.m) != ""; got != tt.want {
 			t.Errorf("%s, %v: replaced: %v, want %v", tt.address, tt.m, got, tt.want)
 		}
+	}
+}
+
+// TestOwnName: Sendmail writes its own name in the case in which it has it.
+func TestOwnName(t *testing.T) {
+	for value, want := range map[string]bool{
+		" ann@mx.Example.com": false, " ann@MX.example.com": true, " Ann <ann@mx.example.com>, bob@x.org": true, " ann@a.MX.example.com": false,
+	} {
+		if got := recipient.change(value, "mx.Example.com", nil); (got != "") != want || want && !strings.Contains(got, "mx.Example.com") {
+			t.Errorf("%q: %q, want a change: %v", value, got, want)
+		}
+	}
+	m := New(Options{Host: "mx.example.com"})
+	m.AddField("From", " ann@MX.example.com")
+	if err := m.CheckFrom(); !errors.Is(err, ErrFromRewritten) {
+		t.Errorf("From in another case: %v", err)
 	}
 }
 
@@ -176,12 +192,12 @@ func FuzzAddresses(f *testing.F) {
 	m := &Masquerade{Domains: []string{"example.org", ".example.com"}}
 	f.Fuzz(func(t *testing.T, value string) {
 		for _, n := range []nature{plain, sender, recipient, author, stamp, mime} {
-			why := n.change(value, m)
+			why := n.change(value, "", m)
 			folded := strings.ReplaceAll(value, " ", "\n ")
-			if again := n.change(folded, m); n.list() && len(value) < maxMailbox/2 && (why == "") != (again == "") {
+			if again := n.change(folded, "", m); n.list() && len(value) < maxMailbox/2 && (why == "") != (again == "") {
 				t.Errorf("%q: %q, folded: %q", value, why, again)
 			}
-			if n.list() && why == "" && !isBlank(value) && n.change(value+",", m) == "" {
+			if n.list() && why == "" && !isBlank(value) && n.change(value+",", "", m) == "" {
 				t.Errorf("%q is said to stay with a comma behind it", value)
 			}
 		}

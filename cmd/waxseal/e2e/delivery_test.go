@@ -342,8 +342,11 @@ func (d *delivery) verify(m *message, keys *keystore) string {
 	return ""
 }
 
+// multipartType finds a type with parts, or a message within.
+var multipartType = regexp.MustCompile(`(?i)^\s*(\([^()]*\))?\s*(multipart|message)\s*/`)
+
 // declared8Bit finds where a message, or a part of it, says that it is 8-bit.
-var declared8Bit = regexp.MustCompile(`(?im)^Content-Transfer-Encoding:[ \t]*(8bit|binary)`)
+var declared8Bit = regexp.MustCompile(`(?im)^Content-Transfer-Encoding:[ \t]*(\([^()]*\))?[ \t]*(8bit|binary)`)
 
 // whatBroke finds the risks that came true, by comparing what was sent with what
 // arrived. What it cannot explain is in words that are no risk.
@@ -378,7 +381,7 @@ func (d *delivery) whatBroke(sent, got *message) []string {
 		add("eight_bit")
 	case longestLine(string(sent.body)) > d.server.longestLine && strings.TrimRight(strings.ReplaceAll(string(got.body), d.server.lineBreak, ""), "\r\n") == strings.TrimRight(string(sent.body), "\r\n"):
 		add("long_body_line")
-	case d.server.name == "Sendmail" && strings.HasPrefix(strings.ToLower(sent.get("Content-Type")), "multipart/"):
+	case d.server.name == "Sendmail" && multipartType.MatchString(sent.get("Content-Type")):
 		add("rewritten_multipart")
 	default:
 		add(fmt.Sprintf("a change of the body from %.300q to %.300q", sent.body, got.body))
