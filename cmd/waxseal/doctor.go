@@ -14,6 +14,7 @@ import (
 
 	"waxseal/cmd/waxseal/internal/mta"
 	"waxseal/milter"
+	"waxseal/signer"
 )
 
 const (
@@ -145,9 +146,10 @@ func (a *app) doctor(ctx context.Context, name string, f doctorFlags) (*diagnosi
 	return d, nil
 }
 
-// doctorSetup tells where waxseal listens, and whether loopback is ours there.
+// doctorSetup tells where waxseal listens, whether loopback is ours there, and
+// what it was told of masquerading.
 func (a *app) doctorSetup(f doctorFlags) (mta.Setup, error) {
-	var setup mta.Setup
+	setup := mta.Setup{Host: hostName()}
 	if len(f.sockets) > 0 {
 		for _, given := range f.sockets {
 			address, err := milter.ParseAddress(given)
@@ -163,10 +165,16 @@ func (a *app) doctorSetup(f doctorFlags) (mta.Setup, error) {
 	if err != nil {
 		return setup, withHint(err, "or say where waxseal listens with --socket")
 	}
+	peers, found := buildPeers(config)
+	if len(found) > 0 {
+		return setup, withHint(errors.New("the settings of listeners are wrong"), "run \"waxseal check\"")
+	}
+	setup.Masquerade = map[milter.Address]*signer.Masquerade{}
 	for _, name := range sortedKeys(config.Listen) {
 		c := config.Listen[name]
 		if c.Address.Address.Address != "" {
 			setup.Sockets = append(setup.Sockets, c.Address.Address)
+			setup.Masquerade[c.Address.Address] = peers[name].Masquerade
 		}
 		origin := &config.Origin
 		if c.Origin != nil {

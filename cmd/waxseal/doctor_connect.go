@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"waxseal/cmd/waxseal/internal/mta"
 	"waxseal/milter"
@@ -73,6 +74,8 @@ func connectByUser(ctx context.Context, address milter.Address, name string) err
 			return err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, childPatience)
+	defer cancel()
 	child := exec.CommandContext(ctx, self, "doctor", "--connect", address.Sendmail())
 	child.Dir, child.Env = "/", []string{}
 	child.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
@@ -80,12 +83,21 @@ func connectByUser(ctx context.Context, address milter.Address, name string) err
 	if err == nil {
 		return nil
 	}
+	// Who can use that account may have tampered with the process.
 	var f mta.Failure
-	if json.Unmarshal(out, &f) != nil || f.Text == "" {
+	if len(out) > maxFailure || json.Unmarshal(out, &f) != nil || f.Text == "" {
 		return err
 	}
+	f.Text = printable(f.Text)
 	return &f
 }
+
+// childPatience is how long the process of another user may take, and maxFailure
+// how much it may say.
+const (
+	childPatience = 15 * time.Second
+	maxFailure    = 4096
+)
 
 // credentialOf is a user with all groups, as a mail server's daemon has it.
 func credentialOf(u *user.User) (*syscall.Credential, error) {

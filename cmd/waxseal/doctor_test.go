@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -88,5 +89,30 @@ func TestDoctorSaysWhatItCouldNotTry(t *testing.T) {
 	new(app).try(context.Background(), mta.Connection{Address: nowhere, User: "nosuchuser"}, d)
 	if len(d.Findings) != 2 || d.Findings[0].Name != "not_tried" || d.Findings[0].Severity != mta.Note || d.Findings[1].Name != "unreachable" {
 		t.Errorf("%+v", d.Findings)
+	}
+}
+
+// TestDoctorKnowsWhatTheListenerWasTold of masquerading, and recommends the rest.
+func TestDoctorKnowsWhatTheListenerWasTold(t *testing.T) {
+	c := newCLI(t)
+	text, err := os.ReadFile(goodMC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mc := writeFile(t, "sendmail.mc", string(text)+"define(`confDOMAIN_NAME', `mx.example.com')dnl\nMASQUERADE_AS(`example.com')dnl\n")
+	for _, row := range []struct{ told, say string }{
+		{"", "error: sendmail.mc: DMexample.com: addresses in mx.example.com in the header become example.com after signing, which breaks the signature\n" +
+			`  remedy: in waxseal.toml, for the listener: masquerade = ["mx.example.com"]; mail with such a From is not signed then`},
+		{`masquerade = ["mx.example.com"]`, "note: sendmail.mc: DMexample.com: addresses in mx.example.com in the header become example.com after signing; waxseal is told so"},
+	} {
+		config := writeFile(t, "waxseal.toml", "[listen.a]\naddress = \"inet:127.0.0.1:8891\"\n"+row.told+"\n")
+		r := c.plain("", "doctor", "--mc", mc, "--config", config)
+		if !strings.Contains(r.stdout, row.say) {
+			t.Errorf("told %q: want %q:\n%s%s", row.told, row.say, r.stdout, r.stderr)
+		}
+	}
+	bad := writeFile(t, "waxseal.toml", "[listen.a]\naddress = \"inet:127.0.0.1:8891\"\nmasquerade = [\"a b\"]\n")
+	if r := c.plain("", "doctor", "--mc", mc, "--config", bad); r.code == 0 || !strings.Contains(r.stderr, "waxseal check") {
+		t.Errorf("settings that are wrong: exit status %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }

@@ -216,7 +216,8 @@ func parseTags(value string) verdict {
 	return v
 }
 
-// printable keeps what a message or a record claims from speaking to a terminal.
+// printable keeps what a message, a record or another user's process says from
+// speaking to a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {

@@ -9,9 +9,11 @@ package mta
 
 import (
 	"cmp"
+	"net"
 	"slices"
 
 	"waxseal/milter"
+	"waxseal/signer"
 )
 
 // Severity says how bad a finding is.
@@ -40,6 +42,14 @@ type Setup struct {
 	// LoopbackIsOurs says that waxseal signs whatever comes from loopback.
 	LoopbackIsOurs bool
 
+	// Masquerade is what the listeners have been told that Sendmail writes in place
+	// of other domains; one that is absent was told nothing.
+	Masquerade map[milter.Address]*signer.Masquerade
+
+	// Host is the name of this machine, for a Sendmail whose configuration does
+	// not name it; empty when that is not known.
+	Host string
+
 	// Root is the directory below which the configurations of other signers are
 	// looked up. Empty: "/".
 	Root string
@@ -47,9 +57,21 @@ type Setup struct {
 
 // Connection is one that the mail server will make to waxseal.
 type Connection struct {
-	Address milter.Address // its path is that outside a chroot
+	Address milter.Address // as the mail server has it; a path is that outside a chroot
 	User    string         // who makes it; empty: root
 	Where   string
+}
+
+// dialed is the address that a mail server connects to that means our socket by
+// named. An IP address counts as it is: we may listen at 127.0.0.1, and not at
+// [::1]. Of a name, mail servers try all addresses.
+func dialed(named, socket milter.Address) milter.Address {
+	host, _, _ := net.SplitHostPort(named.Address)
+	ours, _, _ := net.SplitHostPort(socket.Address)
+	if ip := net.ParseIP(host); socket.Network == "unix" || ip == nil || ip.Equal(net.ParseIP(ours)) {
+		return socket
+	}
+	return named
 }
 
 // findings collects without repeating: a setting of main.cf is met at every

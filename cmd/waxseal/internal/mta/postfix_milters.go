@@ -247,7 +247,7 @@ func (p *Postfix) Connections(setup Setup) []Connection {
 		if l.ours < 0 || l.astray || l.hops[l.ours].problem != "" {
 			continue
 		}
-		c := Connection{Address: l.reached, User: p.user(l.service), Where: l.list.where()}
+		c := Connection{Address: dialed(l.hops[l.ours].address, l.reached), User: p.user(l.service), Where: l.list.where()}
 		if !slices.ContainsFunc(all, func(d Connection) bool { return d.Address == c.Address && d.User == c.User }) {
 			all = append(all, c)
 		}

@@ -273,7 +273,7 @@ func (s *Sendmail) Connections(setup Setup) []Connection {
 		return nil
 	}
 	user, _, _ := strings.Cut(s.options["runasuser"], ":")
-	return []Connection{{Address: socket, User: user, Where: s.where("X" + f.name)}}
+	return []Connection{{Address: dialed(f.address, socket), User: user, Where: s.where("X" + f.name)}}
 }
 
 // where names a line of the file that was read.

@@ -34,6 +34,7 @@ func (s *Sendmail) Check(setup Setup) []Finding {
 			all.add(Finding{Error, "address", s.where("X" + f.name), "S=" + f.text + " " + f.problem, remedy})
 		}
 	}
+	s.checkMasquerade(&all, setup, socket)
 	s.checkRewriting(&all)
 	s.checkBytes(&all)
 	if s.stale {
@@ -206,24 +207,9 @@ func (s *Sendmail) checkMacros(all *findings) {
 	}
 }
 
-// checkRewriting is about addresses that Sendmail changes after its filters.
+// checkRewriting is about what else Sendmail changes in addresses after its
+// filters.
 func (s *Sendmail) checkRewriting(all *findings) {
-	if as := s.macros["M"]; as != "" {
-		f := Finding{Error, "masquerade", s.where("DM" + as), "addresses of this host in the header become " + as + " after signing, which breaks the signature", "remove MASQUERADE_AS, and have clients use the address that is wanted; or let this host hand its mail to another that signs"}
-		if len(s.classes["M"]) > 0 {
-			f.Problem = "addresses of this host and of " + strings.Join(s.classes["M"], " and ") + " in the header become " + as + " after signing, which breaks the signature"
-		}
-		if s.features["allmasquerade"] {
-			f.Problem += "; so do those of recipients (allmasquerade)"
-		}
-		if s.features["masquerade_entire_domain"] {
-			f.Problem += "; so do those of all hosts below (masquerade_entire_domain)"
-		}
-		all.add(f)
-	}
-	if table, ok := s.maps["generics"]; ok {
-		all.add(Finding{Error, "genericstable", s.where("Kgenerics " + table), "addresses in the header are looked up there and changed after signing, which breaks the signature", "remove FEATURE(`genericstable'), and have clients use the address that is wanted"})
-	}
 	if s.features["always_add_domain"] {
 		all.add(Finding{Note, "always_add_domain", s.where("FEATURE(`always_add_domain')"), "addresses without a domain get one in mail to local users, too, after signing, which breaks the signature for them", "have clients write whole addresses"})
 	}

@@ -40,6 +40,8 @@ func parseMC(text []byte) *Sendmail {
 				s.input = words(value)
 			case "SMART_HOST":
 				s.macros["S"] = value
+			case "confDOMAIN_NAME":
+				s.macros["j"] = value
 			default:
 				if option := optionOf[name]; option != "" {
 					s.options[option] = value
@@ -61,6 +63,10 @@ func parseMC(text []byte) *Sendmail {
 			s.macros["M"] = arg(0)
 		case "MASQUERADE_DOMAIN":
 			s.classes["M"] = append(s.classes["M"], strings.Fields(arg(0))...)
+		case "LOCAL_DOMAIN":
+			s.classes["w"] = append(s.classes["w"], strings.Fields(arg(0))...)
+		case "GENERICS_DOMAIN":
+			s.classes["G"] = append(s.classes["G"], strings.Fields(arg(0))...)
 		case "MODIFY_MAILER_FLAGS":
 			flags[arg(0)] = arg(1)
 		case "MAILER":

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"waxseal/milter"
+	"waxseal/signer"
 )
 
 // goodSendmail are the set-ups in which nothing goes wrong, with where waxseal listens.
@@ -165,9 +166,14 @@ var sendmailMistakes = []struct {
 		want: "other_signer", severity: Warning, say: "OpenDKIM"},
 	{name: "masquerading", good: "smarthost", mc: []edit{{"MAILER(`local')dnl", "MASQUERADE_AS(`example.com')dnl\nMAILER(`local')dnl"}}, want: "masquerade", severity: Error, say: "example.com"},
 	{name: "masquerading of everything", good: "smarthost", mc: []edit{{"MAILER(`local')dnl", "MASQUERADE_AS(`example.com')dnl\nMASQUERADE_DOMAIN(`example.org')dnl\nFEATURE(`allmasquerade')dnl\nFEATURE(`masquerade_entire_domain')dnl\nMAILER(`local')dnl"}},
-		want: "masquerade", severity: Error, say: "example.org in the header become example.com after signing, which breaks the signature; so do those of recipients (allmasquerade); so do those of all hosts below"},
+		want: "masquerade", severity: Error, say: "addresses in mx.example.net and example.org and .example.org in the header become example.com, also those of recipients (allmasquerade) after signing, which breaks",
+		remedy: `masquerade = ["mx.example.net", "example.org", ".example.org"] and masquerade_recipients = true`},
+	{name: "masquerading of some domains", good: "smarthost", mc: []edit{{"MAILER(`local')dnl", "MASQUERADE_AS(`example.com')dnl\nMASQUERADE_DOMAIN(`example.org')dnl\nFEATURE(`limited_masquerade')dnl\nMAILER(`local')dnl"}},
+		want: "masquerade", severity: Error, remedy: `masquerade = ["example.org"]; mail with such a From is not signed then`},
+	{name: "masquerading of a host with a name of its own", good: "smarthost", mc: []edit{{"MAILER(`local')dnl", "define(`confDOMAIN_NAME', `mail.example.com')dnl\nLOCAL_DOMAIN(`example.com example.org')dnl\nMASQUERADE_AS(`example.com')dnl\nMAILER(`local')dnl"}},
+		want: "masquerade", severity: Error, remedy: `masquerade = ["mail.example.com", "example.org"]`},
 	{name: "a table of generics", good: "direct", mc: []edit{{"MAILER(`local')dnl", "FEATURE(`genericstable', `hash /etc/mail/genericstable')dnl\nGENERICS_DOMAIN(`example.com')dnl\nMAILER(`local')dnl"}},
-		want: "genericstable", severity: Error, where: "hash /etc/mail/genericstable"},
+		want: "genericstable", severity: Error, where: "hash /etc/mail/genericstable", remedy: `masquerade = ["mx.example.net", "example.com"]`},
 	{name: "domains added for local users", good: "direct", mc: []edit{{"MAILER(`local')dnl", "FEATURE(`always_add_domain')dnl\nMAILER(`local')dnl"}}, want: "always_add_domain", severity: Note},
 	{name: "addresses of UUCP", good: "direct", mc: []edit{{"FEATURE(`nouucp', `reject')dnl\n", ""}}, want: "nouucp", severity: Note, cfOnly: true},
 	{name: "8-bit mail labelled", good: "direct", mc: []edit{{"`pass8'", "`mimify'"}}, want: "eight_bit_mode", severity: Warning},
@@ -183,7 +189,7 @@ func TestEveryMistakeInSendmailIsFound(t *testing.T) {
 	for _, m := range sendmailMistakes {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			setup := Setup{Sockets: []milter.Address{goodSendmail[m.good]}, Root: t.TempDir()}
+			setup := Setup{Sockets: []milter.Address{goodSendmail[m.good]}, Host: "mx.example.net", Root: t.TempDir()}
 			mc := filepath.Join(t.TempDir(), "sendmail.mc")
 			write(t, mc, change(t, readGood(t, m.good+".mc"), m.mc))
 			check := func(file string, all []Finding) {
@@ -207,6 +213,45 @@ func TestEveryMistakeInSendmailIsFound(t *testing.T) {
 			needM4(t)
 			check("sendmail.cf", inspect(t, compile(t, mc), "", setup))
 		})
+	}
+}
+
+// TestMasqueradingThatIsKnown is a note: signatures do not break, but mail from
+// such addresses leaves unsigned.
+func TestMasqueradingThatIsKnown(t *testing.T) {
+	mc := filepath.Join(t.TempDir(), "sendmail.mc")
+	write(t, mc, change(t, readGood(t, "smarthost.mc"), []edit{{"MAILER(`local')dnl", "MASQUERADE_AS(`example.com')dnl\nMASQUERADE_DOMAIN(`example.org')dnl\nFEATURE(`allmasquerade')dnl\nMAILER(`local')dnl"}}))
+	socket := goodSendmail["smarthost"]
+	for _, c := range []struct {
+		told     *signer.Masquerade
+		severity Severity
+		remedy   string
+	}{
+		{nil, Error, `masquerade = ["mx.example.net", "example.org"] and masquerade_recipients`},
+		{&signer.Masquerade{Domains: []string{"MX.example.net", "example.org"}, Recipients: true}, Note, "have clients use"},
+		{&signer.Masquerade{Domains: []string{".example.net", "example.org"}, Recipients: true}, Note, "have clients use"},
+		{&signer.Masquerade{Domains: []string{"mx.example.net", "example.org"}}, Error, "masquerade_recipients = true"},
+		{&signer.Masquerade{Domains: []string{"a.example.org", "mx.example.net"}, Recipients: true}, Error, `masquerade = ["a.example.org", "mx.example.net", "example.org"]`},
+	} {
+		all := inspect(t, "", mc, Setup{Sockets: []milter.Address{socket}, Host: "mx.example.net", Root: t.TempDir(), Masquerade: map[milter.Address]*signer.Masquerade{socket: c.told}})
+		if len(all) != 1 || all[0].Severity != c.severity || all[0].Name != "masquerade" || !strings.Contains(all[0].Remedy, c.remedy) {
+			t.Errorf("told %+v: want %s with remedy %q, found:\n%s", c.told, c.severity, c.remedy, describe(all))
+		}
+	}
+}
+
+// TestTheAddressOfTheMailServerIsTried, and not that of the listener: they may be
+// two, though they look alike.
+func TestTheAddressOfTheMailServerIsTried(t *testing.T) {
+	mc := filepath.Join(t.TempDir(), "sendmail.mc")
+	write(t, mc, change(t, readGood(t, "direct.mc"), []edit{{"inet:8891@127.0.0.1", "inet6:8891@::1"}}))
+	s, err := ReadSendmail("", mc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := s.Connections(Setup{Sockets: []milter.Address{goodSendmail["direct"]}})
+	if len(got) != 1 || got[0].Address.Address != "[::1]:8891" {
+		t.Errorf("connections %+v, want one to [::1]:8891", got)
 	}
 }
 
