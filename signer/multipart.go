@@ -149,7 +149,7 @@ func (s *multipart) endField() {
 	if natures[name] != mime || s.why != "" {
 		return
 	}
-	if why := mimeChange(value); why != "" {
+	if why := mimeChange(value, len(value)); why != "" {
 		s.why = "a field of a part is changed: " + why
 	}
 	if name == "content-type" && s.kind == "" {
