@@ -58,13 +58,13 @@ var risks = map[signer.Risk]struct {
 		postfix: "have the program that writes the mail send one field of a kind"},
 	signer.RewrittenField: {action: RiskSign, status: "5.6.0",
 		postfix:  "none is needed: Postfix rewrites before its milters",
-		sendmail: "have the program that writes the mail put full addresses, a comma and a blank between them, and quotation marks around names with dots"},
+		sendmail: "have the program that writes the mail put full addresses of domains that are not masqueraded, a comma and a blank between them, and quotation marks around names with dots"},
 	signer.RewrittenMultipart: {action: RiskSign, certain: true, status: "5.6.0",
 		postfix:  "none is needed: Postfix leaves multiparts as they are",
 		sendmail: "have the program that writes the mail end each multipart with its last delimiter, and begin each part with header fields and a blank line"},
 	BadFrom: {action: RiskUnsigned, unsigned: true, status: "5.6.0",
 		postfix:  "have the program that writes the mail send one From field with one full address",
-		sendmail: "have the program that writes the mail send one From field with one full address, and quotation marks around a name with dots"},
+		sendmail: "have the program that writes the mail send one From field with one full address of a domain that is not masqueraded, and quotation marks around a name with dots"},
 }
 
 // RiskNames returns all risks, in order.

@@ -177,8 +177,12 @@ func (a *app) onlyListener(config *decoded) string {
 		return names[0]
 	}
 	for _, name := range names {
-		if config.Listen[name].Origin != nil {
+		c := config.Listen[name]
+		switch {
+		case c.Origin != nil:
 			a.notice("hint: listener %s has origin rules of its own; for mail that comes in by it, add --listener %s", name, name)
+		case c.MTA != milter.MTAAuto || len(c.Masquerade) > 0:
+			a.notice("hint: listener %s is told of its mail server; for mail that comes in by it, add --listener %s", name, name)
 		}
 	}
 	return ""

@@ -61,14 +61,9 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 	}
 	defer live.close()
 	if names := sortedKeys(config.Listen); len(names) == 1 {
-		connection.Listener = names[0] // whose rules are those of all mail
+		connection.Listener = names[0] // whose rules, and whose mail server, are those of all mail
 	}
 	settings := *live.settings
-	if len(config.Listen) == 1 { // the mail server is the one that connects there
-		for _, peer := range live.settings.Peers {
-			settings.Peers = map[string]milter.Peer{"": peer}
-		}
-	}
 	if domain != "" {
 		if settings.Domain, err = policy.Domain(domain); err != nil {
 			return misused(err)
