@@ -14,7 +14,6 @@ import (
 
 	"waxseal/cmd/waxseal/internal/mta"
 	"waxseal/milter"
-	"waxseal/signer"
 )
 
 const (
@@ -147,7 +146,7 @@ func (a *app) doctor(ctx context.Context, name string, f doctorFlags) (*diagnosi
 }
 
 // doctorSetup tells where waxseal listens, whether loopback is ours there, and
-// what it was told of masquerading.
+// what it was told of the mail server.
 func (a *app) doctorSetup(f doctorFlags) (mta.Setup, error) {
 	setup := mta.Setup{Host: hostName()}
 	if len(f.sockets) > 0 {
@@ -169,12 +168,12 @@ func (a *app) doctorSetup(f doctorFlags) (mta.Setup, error) {
 	if len(found) > 0 {
 		return setup, withHint(errors.New("the settings of listeners are wrong"), "run \"waxseal check\"")
 	}
-	setup.Masquerade = map[milter.Address]*signer.Masquerade{}
+	setup.Peers = map[milter.Address]milter.Peer{}
 	for _, name := range sortedKeys(config.Listen) {
 		c := config.Listen[name]
 		if c.Address.Address.Address != "" {
 			setup.Sockets = append(setup.Sockets, c.Address.Address)
-			setup.Masquerade[c.Address.Address] = peers[name].Masquerade
+			setup.Peers[c.Address.Address] = peers[name]
 		}
 		origin := &config.Origin
 		if c.Origin != nil {

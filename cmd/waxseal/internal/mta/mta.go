@@ -13,7 +13,6 @@ import (
 	"slices"
 
 	"waxseal/milter"
-	"waxseal/signer"
 )
 
 // Severity says how bad a finding is.
@@ -42,9 +41,9 @@ type Setup struct {
 	// LoopbackIsOurs says that waxseal signs whatever comes from loopback.
 	LoopbackIsOurs bool
 
-	// Masquerade is what the listeners have been told that Sendmail writes in place
-	// of other domains; one that is absent was told nothing.
-	Masquerade map[milter.Address]*signer.Masquerade
+	// Peers is what the listeners have been told of their mail server; one that is
+	// absent was told nothing.
+	Peers map[milter.Address]milter.Peer
 
 	// Host is the name of this machine, for a Sendmail whose configuration does
 	// not name it; empty when that is not known.

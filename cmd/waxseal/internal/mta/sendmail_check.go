@@ -34,6 +34,9 @@ func (s *Sendmail) Check(setup Setup) []Finding {
 			all.add(Finding{Error, "address", s.where("X" + f.name), "S=" + f.text + " " + f.problem, remedy})
 		}
 	}
+	if setup.Peers[socket].MTA == milter.MTAPostfix {
+		all.add(Finding{Error, "mta", "waxseal.toml: mta = \"postfix\"", "the listener that Sendmail connects to takes it for Postfix, and signs what Sendmail changes afterwards", "in waxseal.toml, for the listener: mta = \"sendmail\""})
+	}
 	s.checkMasquerade(&all, setup, socket)
 	s.checkRewriting(&all)
 	s.checkBytes(&all)

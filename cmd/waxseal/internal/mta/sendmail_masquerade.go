@@ -6,15 +6,14 @@ import (
 	"strings"
 
 	"waxseal/milter"
-	"waxseal/signer"
 )
 
 // checkMasquerade is about domains that Sendmail replaces after its filters, and
 // about what the listener at socket was told of them.
 func (s *Sendmail) checkMasquerade(all *findings, setup Setup, socket milter.Address) {
-	told := setup.Masquerade[socket]
-	if told == nil {
-		told = &signer.Masquerade{}
+	var told replaced
+	if m := setup.Peers[socket].Masquerade; m != nil {
+		told = replaced{m.Domains, m.Recipients}
 	}
 	recipients := s.features["allmasquerade"]
 	if as := s.macros["M"]; as != "" {
@@ -41,10 +40,17 @@ func (s *Sendmail) checkMasquerade(all *findings, setup Setup, socket milter.Add
 	}
 }
 
+// replaced are domains that Sendmail replaces in fields of senders, and maybe in
+// those of recipients.
+type replaced struct {
+	domains    []string
+	recipients bool
+}
+
 // masquerading is the finding for domains that are replaced in the header. When
 // the listener was told of them all, no signature breaks, and mail from them
 // leaves unsigned.
-func masquerading(name, where, change, feature string, domains []string, recipients bool, told *signer.Masquerade) Finding {
+func masquerading(name, where, change, feature string, domains []string, recipients bool, told replaced) Finding {
 	f := Finding{Severity: Note, Name: name, Where: where}
 	which := "of this host"
 	if len(domains) > 0 {
@@ -52,7 +58,7 @@ func masquerading(name, where, change, feature string, domains []string, recipie
 	}
 	f.Problem = fmt.Sprintf("addresses %s in the header %s after signing", which, change)
 	use := "have clients use the address that is wanted, and remove " + feature
-	if len(domains) > 0 && knows(told, domains) && (told.Recipients || !recipients) {
+	if len(domains) > 0 && knows(told, domains) && (told.recipients || !recipients) {
 		f.Problem += "; waxseal is told so (masquerade), and does not sign such fields, nor mail with such a From"
 		f.Remedy = use
 		return f
@@ -64,7 +70,7 @@ func masquerading(name, where, change, feature string, domains []string, recipie
 		return f
 	}
 	quoted := make([]string, 0, len(domains))
-	for _, d := range slices.Concat(told.Domains, domains) {
+	for _, d := range slices.Concat(told.domains, domains) {
 		if q := fmt.Sprintf("%q", strings.ToLower(d)); !slices.Contains(quoted, q) {
 			quoted = append(quoted, q)
 		}
@@ -78,9 +84,9 @@ func masquerading(name, where, change, feature string, domains []string, recipie
 }
 
 // knows says whether all domains are among those that waxseal was told of.
-func knows(told *signer.Masquerade, domains []string) bool {
+func knows(told replaced, domains []string) bool {
 	return !slices.ContainsFunc(domains, func(d string) bool {
-		return !slices.ContainsFunc(told.Domains, func(known string) bool {
+		return !slices.ContainsFunc(told.domains, func(known string) bool {
 			return strings.EqualFold(known, d) || strings.HasPrefix(known, ".") && len(d) > len(known) && strings.EqualFold(d[len(d)-len(known):], known)
 		})
 	})

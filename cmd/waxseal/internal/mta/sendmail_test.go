@@ -233,10 +233,19 @@ func TestMasqueradingThatIsKnown(t *testing.T) {
 		{&signer.Masquerade{Domains: []string{"mx.example.net", "example.org"}}, Error, "masquerade_recipients = true"},
 		{&signer.Masquerade{Domains: []string{"a.example.org", "mx.example.net"}, Recipients: true}, Error, `masquerade = ["a.example.org", "mx.example.net", "example.org"]`},
 	} {
-		all := inspect(t, "", mc, Setup{Sockets: []milter.Address{socket}, Host: "mx.example.net", Root: t.TempDir(), Masquerade: map[milter.Address]*signer.Masquerade{socket: c.told}})
+		all := inspect(t, "", mc, Setup{Sockets: []milter.Address{socket}, Host: "mx.example.net", Root: t.TempDir(), Peers: map[milter.Address]milter.Peer{socket: {Masquerade: c.told}}})
 		if len(all) != 1 || all[0].Severity != c.severity || all[0].Name != "masquerade" || !strings.Contains(all[0].Remedy, c.remedy) {
 			t.Errorf("told %+v: want %s with remedy %q, found:\n%s", c.told, c.severity, c.remedy, describe(all))
 		}
+	}
+}
+
+// TestSendmailTakenForPostfix: the listener was told so.
+func TestSendmailTakenForPostfix(t *testing.T) {
+	socket := goodSendmail["smarthost"]
+	all := inspect(t, "testdata/sendmail/smarthost.cf", "", Setup{Sockets: []milter.Address{socket}, Root: t.TempDir(), Peers: map[milter.Address]milter.Peer{socket: {MTA: milter.MTAPostfix}}})
+	if len(all) != 1 || all[0].Name != "mta" || all[0].Severity != Error || !strings.Contains(all[0].Remedy, `mta = "sendmail"`) {
+		t.Errorf("found:\n%s", describe(all))
 	}
 }
 
