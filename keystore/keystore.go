@@ -64,9 +64,10 @@ type Key struct {
 
 	// What is known of the key's record in DNS; zero means not yet, or no
 	// longer. Published: waxseal has put it there. Seen: since then every
-	// authoritative server has shown exactly this key. Ready: by then no
-	// resolver remembers anything older, and the key may sign. Withdrawn: a
-	// removed key's record is gone from every authoritative server.
+	// authoritative server has shown exactly this key, or of a revoked one
+	// nothing but that it is revoked. Ready: by then no resolver remembers
+	// anything older, and the key may sign. Withdrawn: a removed key's record is
+	// gone from every authoritative server.
 	Published, Seen, Ready, Withdrawn time.Time
 
 	// Urgent is set on the successor of a stolen key: it signs as soon as it is

@@ -196,6 +196,7 @@ func (d *Domain) Revoke(selector string, w Warrant) error {
 			return fmt.Errorf("%s, want %s", k.State, Retired)
 		}
 		k.Revoked = stamp(w.Now)
+		k.Seen, k.Ready = time.Time{}, time.Time{} // what is to be seen is another record now
 		return nil
 	})
 }

@@ -29,7 +29,8 @@ type Rules struct {
 	StopWhenGone bool
 
 	// KeepPrivate delays the removal of a key until its record was seen to be
-	// withdrawn: its private half is to be published then.
+	// withdrawn for a grace period, which is longer than any resolver remembers
+	// it: its private half is to be published then.
 	KeepPrivate bool
 }
 
@@ -37,6 +38,10 @@ func (r *Rules) grace() time.Duration {
 	w := Warrant{Grace: r.Grace}
 	return w.grace()
 }
+
+// maxSilence is how old a key may be while DNS does not answer, before somebody
+// is told.
+const maxSilence = 24 * time.Hour
 
 // Action is what a Step does.
 type Action string
@@ -151,6 +156,9 @@ func (p *plan) pending(k *Key) {
 	sight := p.sights[k.Selector]
 	switch sight.State {
 	case Unknown:
+		if !k.Created.IsZero() && p.now.Sub(k.Created) > maxSilence {
+			p.add(Alarm, k, "it cannot take over, as DNS does not tell whether its record is there").Detail = sight.Detail
+		}
 		p.wait(k, time.Time{}, "DNS has not answered yet").Detail = sight.Detail
 	case Shown:
 		switch {
@@ -178,7 +186,7 @@ func (p *plan) pending(k *Key) {
 
 // takeOver activates a key, and ends the time of those of its kind before it.
 // Where one key was stolen, those that lay beside it are not to be trusted
-// either.
+// either, nor those of a kind of which no key signs, as it gets no successor.
 func (p *plan) takeOver(k *Key) {
 	because := "every authoritative server shows its record, and no resolver remembers anything else"
 	if k.Urgent {
@@ -191,7 +199,11 @@ func (p *plan) takeOver(k *Key) {
 			return
 		}
 		switch {
-		case !sameKind(old, k) || p.has(old, DoRevoke):
+		case p.has(old, DoRevoke):
+		case !sameKind(old, k):
+			if k.Urgent && p.newest(old.Algorithm.kind()) == nil && (old.State == Retired || old.State == Pending && !old.Urgent) {
+				p.replaced(old, k)
+			}
 		case k.Urgent && (old.State == Pending || old.State == Active || old.State == Retired),
 			(old.State == Active || p.has(old, DoActivate)) && !p.has(old, DoRetire):
 			p.replaced(old, k)
@@ -260,11 +272,23 @@ func (p *plan) revoked(k *Key) {
 		p.correct(k, "publish its record with an empty p=", sight)
 	}
 	until := k.Revoked.Add(p.rules.grace())
-	switch withdrawn := sight.State == ShownRevoked || sight.State == Missing; {
+	withdrawn := sight.withdrawn()
+	unseen := k.Seen.IsZero() || k.Seen.After(p.now.Add(time.Second)) // the clock was set back
+	keep := p.rules.KeepPrivate && !k.Activated.IsZero()              // that of a key that never signed is of no use to anybody
+	if keep && sight.State != Unknown && withdrawn == unseen {
+		p.add(Observe, k, "%s", withdrawnReason)
+	}
+	switch {
 	case p.now.Before(until):
 		p.wait(k, until, "mail under way may need its record")
-	case p.rules.KeepPrivate && !withdrawn:
+	case keep && !withdrawn:
 		p.wait(k, time.Time{}, "its private half is to be published, and DNS may still show its record")
+	case keep && (unseen || p.now.Before(k.Seen.Add(p.rules.grace()))):
+		from := p.now
+		if !unseen {
+			from = k.Seen
+		}
+		p.wait(k, from.Add(p.rules.grace()), "its private half is to be published, and resolvers may still remember its record")
 	case p.slot(k) && !withdrawn:
 		p.wait(k, time.Time{}, "its slot is to be used again, and DNS may still show its record")
 	default:
@@ -426,7 +450,7 @@ func Next(now time.Time, d *Domain, selector string, r Rules) Step {
 		case r.RotateEvery > 0 && p.waiting(k.Algorithm.kind()):
 			s.Action, s.Because = DoRetire, "its successor is pending"
 		case r.RotateEvery > 0 && p.newest(k.Algorithm.kind()) == k:
-			s.Action, s.NotBefore, s.Because = Create, k.Activated.Add(r.RotateEvery-r.RotateLead), "then its successor is made"
+			s.Action, s.NotBefore, s.Because = Create, k.Activated.Add(r.RotateEvery-r.RotateLead), "its successor is to sign in time"
 		}
 	case Retired:
 		s.Action, s.NotBefore, s.Because = DoRevoke, k.Retired.Add(r.grace()), "mail under way may need its record"

@@ -15,6 +15,7 @@ type aKey struct {
 	selector  string
 	algorithm Algorithm
 	state     State
+	created   int // 0: an hour ago
 	activated int
 	retired   int
 	revoked   int
@@ -36,8 +37,11 @@ func planned(rows []aKey, slots ...string) *Domain {
 		if r.algorithm == "" {
 			r.algorithm = RSA2048
 		}
+		if r.created == 0 {
+			r.created = -1
+		}
 		k := Key{
-			Selector: r.selector, Algorithm: r.algorithm, State: r.state, Public: make([]byte, ed25519.PublicKeySize), Created: noon.Add(-1000 * time.Hour),
+			Selector: r.selector, Algorithm: r.algorithm, State: r.state, Public: make([]byte, ed25519.PublicKeySize), Created: hours(r.created),
 			Activated: hours(r.activated), Retired: hours(r.retired), Revoked: hours(r.revoked), Seen: hours(r.seen), Ready: hours(r.ready), Urgent: r.urgent,
 		}
 		if r.state == Removed {
@@ -91,6 +95,7 @@ func TestPlan(t *testing.T) {
 		want   string
 	}{
 		{"a pending key waits for DNS to answer", []aKey{{selector: "a", state: Pending}}, nil, nil, automatic, "wait a"},
+		{"which is an alarm when it has not for a day", []aKey{{selector: "a", state: Pending, created: -25}}, nil, nil, automatic, "alarm a; wait a"},
 		{"one without a record is published", []aKey{{selector: "a", state: Pending}}, nil, see("a", Missing), automatic, "publish a; wait a"},
 		{"or an administrator is asked for it", []aKey{{selector: "a", state: Pending}}, nil, see("a", Missing), Rules{}, "ask a; wait a"},
 		{"so is one with a wrong record", []aKey{{selector: "a", state: Pending}}, nil, see("a", Different), automatic, "publish a; wait a"},
@@ -114,6 +119,12 @@ func TestPlan(t *testing.T) {
 
 		{"an urgent key signs when it is seen, and its predecessors are revoked", []aKey{{selector: "r", state: Retired, retired: -1}, active, {selector: "p", state: Pending}, {selector: "u", state: Pending, urgent: true}}, nil, see("a", Shown, "u", Shown), Rules{},
 			"wait r; wait p; observe u; activate u; revoke r by force; revoke a by force; revoke p by force"},
+		{"and with them keys of a kind that gets no successor", []aKey{{selector: "r", algorithm: Ed25519, state: Retired, retired: -1}, active, {selector: "p", algorithm: Ed25519, state: Pending}, {selector: "u", state: Pending, urgent: true}}, nil, see("a", Shown, "u", Shown), Rules{},
+			"wait r; wait p; observe u; activate u; revoke r by force; revoke a by force; revoke p by force"},
+		{"but none of a kind whose successor is still to sign", []aKey{{selector: "e", algorithm: Ed25519, state: Retired, retired: -1}, {selector: "f", algorithm: Ed25519, state: Active, activated: -1, seen: -2}, active, {selector: "u", state: Pending, urgent: true}, {selector: "v", algorithm: Ed25519, state: Pending, urgent: true}}, nil, see("u", Shown, "v", Missing), automatic,
+			"wait e; observe u; activate u; revoke a by force; publish v; wait v"},
+		{"nor the other successor, if both are seen at once", []aKey{{selector: "f", algorithm: Ed25519, state: Active, activated: -1, seen: -2}, active, {selector: "u", state: Pending, urgent: true}, {selector: "v", algorithm: Ed25519, state: Pending, urgent: true}}, nil, see("u", Shown, "v", Shown), automatic,
+			"observe u; activate u; revoke a by force; observe v; activate v; revoke f by force"},
 		{"not before it is seen", []aKey{active, {selector: "u", state: Pending, urgent: true}}, nil, see("a", Shown, "u", Missing), automatic, "publish u; wait u"},
 
 		{"an active key that is seen needs nothing", []aKey{active}, nil, see("a", Shown), Rules{}, ""},
@@ -132,8 +143,13 @@ func TestPlan(t *testing.T) {
 		{"which an administrator is asked for", []aKey{{selector: "a", state: Revoked, revoked: -1}}, nil, see("a", Shown), Rules{}, "ask a; wait a"},
 		{"or it may be gone", []aKey{{selector: "a", state: Revoked, revoked: -1}}, nil, see("a", Missing), Rules{}, "wait a"},
 		{"then the key is removed", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, see("a", ShownRevoked), Rules{}, "remove a"},
-		{"not while it may be seen, if its private half is to be published", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, see("a", Shown), Rules{KeepPrivate: true}, "ask a; wait a"},
-		{"nor while DNS does not answer", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, nil, Rules{KeepPrivate: true}, "wait a"},
+		{"not while it may be seen, if its private half is to be published", []aKey{{selector: "a", state: Revoked, activated: -900, revoked: -7 * day}}, nil, see("a", Shown), Rules{KeepPrivate: true}, "ask a; wait a"},
+		{"nor while DNS does not answer", []aKey{{selector: "a", state: Revoked, activated: -900, revoked: -7 * day}}, nil, nil, Rules{KeepPrivate: true}, "wait a"},
+		{"nor when it is seen no longer", []aKey{{selector: "a", state: Revoked, activated: -900, revoked: -7 * day}}, nil, see("a", ShownRevoked), Rules{KeepPrivate: true}, "observe a; wait a"},
+		{"nor while resolvers may remember it", []aKey{{selector: "a", state: Revoked, activated: -900, revoked: -9 * day, seen: -6 * day}}, nil, see("a", ShownRevoked), Rules{KeepPrivate: true}, "wait a"},
+		{"nor if it was seen again meanwhile", []aKey{{selector: "a", state: Revoked, activated: -900, revoked: -9 * day, seen: -7 * day}}, nil, see("a", Shown), Rules{KeepPrivate: true}, "ask a; observe a; wait a"},
+		{"but then", []aKey{{selector: "a", state: Revoked, activated: -900, revoked: -9 * day, seen: -7 * day}}, nil, see("a", ShownRevoked), Rules{KeepPrivate: true}, "remove a"},
+		{"one that never signed has nothing to be published", []aKey{{selector: "a", state: Revoked, revoked: -7 * day}}, nil, see("a", Shown), Rules{KeepPrivate: true}, "ask a; remove a"},
 		{"a removed key's record goes", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), automatic, "withdraw a"},
 		{"by hand, if need be", []aKey{{selector: "a", state: Removed}}, nil, see("a", ShownRevoked), Rules{}, "ask a"},
 		{"not while mail may need it, as of one removed by force", []aKey{{selector: "a", state: Removed, activated: -900, retired: -1}}, nil, see("a", Shown), automatic, "wait a"},
@@ -221,11 +237,19 @@ func TestVisibility(t *testing.T) {
 	if err := d.Activate("a", w); err != nil {
 		t.Error(err)
 	}
+	w.Force, w.Reason = true, "test"
+	if err := d.Revoke("a", w); err != nil || !d.Key("a").Seen.IsZero() {
+		t.Errorf("%v, revoked, and seen at %v", err, d.Key("a").Seen)
+	}
+	gone := Sight{At: w.Now, State: ShownRevoked}
+	if d.Observe("a", sight, w) || !d.Observe("a", gone, w) || d.Observe("a", gone, w) || d.Key("a").Seen.IsZero() {
+		t.Errorf("revoked, and seen at %v", d.Key("a").Seen)
+	}
 	var got []string
 	for _, e := range d.History {
 		got = append(got, string(e.What)+" by "+e.By)
 	}
-	want := []string{"seen by keeper@mx1", "unseen by keeper@mx1", "seen by keeper@mx1", "activated by keeper@mx1"}
+	want := []string{"seen by keeper@mx1", "unseen by keeper@mx1", "seen by keeper@mx1", "activated by keeper@mx1", "revoked by keeper@mx1", "seen by keeper@mx1"}
 	if !slices.Equal(got, want) {
 		t.Errorf("history %q, want %q", got, want)
 	}

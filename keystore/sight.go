@@ -33,6 +33,12 @@ const (
 
 var sightNames = [...]string{Unknown: "unknown", Shown: "shown", ShownRevoked: "revoked", Missing: "missing", Different: "different"}
 
+// withdrawn reports whether no server shows the key any longer.
+func (s *Sight) withdrawn() bool { return s.State == ShownRevoked || s.State == Missing }
+
+// withdrawnReason is for the history of a revoked key.
+const withdrawnReason = "every authoritative server shows that it is revoked, or no record"
+
 func (s SightState) String() string { return sightNames[s] }
 
 const (
@@ -49,7 +55,8 @@ const (
 // changes nothing. From the first Sight that is Shown on, the key is Ready as
 // soon as no resolver can remember an earlier answer, be it that there was no
 // record or a wrong one; any later Sight that is neither Shown nor Unknown starts
-// over, as long as the key is pending. A removed key is withdrawn once its record is Missing.
+// over, as long as the key is pending. A revoked key is Seen when no server shows
+// it any longer. A removed key is withdrawn once its record is Missing.
 func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 	k := d.Key(selector)
 	switch {
@@ -62,6 +69,20 @@ func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 		k.Withdrawn = stamp(w.Now)
 		d.note(selector, WasWithdrawn, w)
 		return true
+	case k.State == Revoked:
+		switch {
+		case s.withdrawn() && (k.Seen.IsZero() || k.Seen.After(s.At.Add(time.Second))):
+			k.Seen = stamp(s.At).Add(time.Second)
+			w.Reason = withdrawnReason
+			d.repeat(selector, WasSeen, w)
+			return true
+		case !s.withdrawn() && !k.Seen.IsZero():
+			k.Seen = time.Time{}
+			w.Reason = cut(s.Detail)
+			d.repeat(selector, WasUnseen, w)
+			return true
+		}
+		return false
 	case s.State == Shown && (k.Seen.IsZero() || k.State == Pending && k.Seen.After(s.At.Add(time.Second))):
 		// Up to a second of the time stamp is cut off, so one is added. One
 		// that lies ahead is from a clock that was wrong.

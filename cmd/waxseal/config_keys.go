@@ -89,9 +89,10 @@ type KeeperConfig struct {
 	// told again after a week, an alarm after a day.
 	Notify []string `toml:"notify"`
 
-	// A directory to publish the private halves of removed keys in, once their
-	// records are gone everywhere. With them, nobody can prove by its signature
-	// who wrote an old mail. Empty: they are destroyed.
+	// A directory to publish the private halves of keys in that the keeper
+	// removes, once no authoritative server has shown them for as long as grace.
+	// With them, nobody can prove by its signature who wrote an old mail. Empty:
+	// they are destroyed.
 	PublishRetiredKeys string `toml:"publish_retired_keys"`
 
 	// The zone that the CNAMEs of delegated selectors point into: see "waxseal

@@ -15,9 +15,9 @@ import (
 	"waxseal/keystore/dns"
 )
 
-// revokedFor makes a world with the key a, which signs, and the key of the
-// selector, which is revoked for a grace period.
-func revokedFor(t *testing.T, selector string) (w *world, private []byte) {
+// revoked makes a world with the key of the selector, which signed, and is
+// revoked now.
+func revoked(t *testing.T, selector string) (w *world, private []byte) {
 	t.Helper()
 	w = newWorld(t)
 	w.options.Retired = t.TempDir()
@@ -32,7 +32,14 @@ func revokedFor(t *testing.T, selector string) (w *world, private []byte) {
 	w.change(func(d *keystore.Domain) error {
 		return d.Revoke(selector, keystore.Warrant{Now: w.now, Force: true, Reason: "test"})
 	})
-	w.now = w.now.Add(keystore.Grace)
+	return w, private
+}
+
+// revokedFor is revoked, and then all the world has seen it for a grace period.
+func revokedFor(t *testing.T, selector string) (w *world, private []byte) {
+	w, private = revoked(t, selector)
+	w.keep()
+	w.now = w.now.Add(keystore.Grace + time.Second)
 	return w, private
 }
 
@@ -77,14 +84,24 @@ func wantRetired(t *testing.T, dir, name string, private []byte) {
 
 func TestPrivateHalfIsPublished(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077)) // as of a service that has secrets
-	w, private := revokedFor(t, "a")
+	w, private := revoked(t, "a")
 	w.dns.lag = true
+	w.keep()
+	w.now = w.now.Add(keystore.Grace)
 	w.keep()
 	w.want("a revoked")
 	if names := files(t, w.options.Retired); len(names) > 0 {
 		t.Fatalf("published %q while a server shows the key", names)
 	}
 	w.dns.catchUp()
+	w.keep()
+	w.now = w.now.Add(keystore.Grace)
+	w.keep()
+	w.want("a revoked")
+	if names := files(t, w.options.Retired); len(names) > 0 {
+		t.Fatalf("published %q while resolvers may remember the key", names)
+	}
+	w.now = w.now.Add(time.Second)
 	w.keep()
 	w.want("a removed")
 	wantRetired(t, w.options.Retired, "example.com/a.pem", private)
@@ -127,7 +144,8 @@ func TestPrivateHalfOfASlot(t *testing.T) {
 		w.change(func(d *keystore.Domain) error {
 			return d.Revoke("s1", keystore.Warrant{Now: w.now, Force: true, Reason: "test"})
 		})
-		w.keep()
+		w.keep() // publishes
+		w.keep() // sees it
 		w.now = w.now.Add(2 * keystore.Grace)
 		w.keep()
 		w.want("s1 removed")
