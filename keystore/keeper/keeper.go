@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -312,8 +313,13 @@ func (k *Keeper) Keep(ctx context.Context, name string) (*Result, error) {
 	for range maxPasses {
 		next, again, err := k.pass(ctx, name)
 		if next != nil {
-			taken = append(taken, next.Taken...)
-			next.Taken = taken
+			for _, s := range next.Taken {
+				if s.Action == keystore.Publish && slices.ContainsFunc(taken, func(t keystore.Step) bool { return t.Action == s.Action && t.Selector == s.Selector }) {
+					continue // in each pass, until all servers show it
+				}
+				taken = append(taken, s)
+			}
+			next.Taken = slices.Clip(taken)
 			r = next
 		}
 		if errors.Is(err, keystore.ErrConflict) {
@@ -353,25 +359,6 @@ func (k *Keeper) Plan(ctx context.Context, name string) (*Result, error) {
 	return &Result{Domain: d, Open: k.plan(k.options.Now(), d, sights, unusable, k.rules(d)), Sights: sights}, nil
 }
 
-// plan is what there is to do, with the steps for which there is no publisher
-// left to an administrator.
-func (k *Keeper) plan(now time.Time, d *keystore.Domain, sights map[string]keystore.Sight, unusable []keystore.Step, r keystore.Rules) []keystore.Step {
-	steps := keystore.Plan(now, d, sights, r)
-	for i := range steps {
-		s := &steps[i]
-		if s.Action != keystore.Publish && s.Action != keystore.Withdraw {
-			continue
-		}
-		if p, _ := k.publisher(d, s.Selector); p == nil {
-			if s.Action == keystore.Withdraw {
-				s.Because = "its record may be deleted from DNS now"
-			}
-			s.Action = keystore.Ask
-		}
-	}
-	return append(steps, unusable...)
-}
-
 // pass looks once, and takes the steps that follow. again means that more may
 // follow at once.
 func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, err error) {
@@ -399,9 +386,10 @@ func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, 
 			r.Open = append(r.Open, s)
 		}
 	}
-	published, err := t.publish(ctx, steps)
+	again = len(r.Taken) > 0
+	published, more, err := t.publish(ctx, steps)
 	r.Taken = append(r.Taken, published...)
-	return r, len(r.Taken) > 0, cmp.Or(t.failed, err)
+	return r, again || more, cmp.Or(t.failed, err)
 }
 
 // rules are those of the domain.
@@ -496,8 +484,8 @@ func (k *Keeper) rotate(ctx context.Context, name string, urgent bool, reason st
 	return made, nil
 }
 
-// usable reports why the private half of a key cannot be used, or nil.
-func usable(ctx context.Context, key *keystore.Key) error {
+// Usable reports why the private half of a key cannot be used, or nil.
+func Usable(ctx context.Context, key *keystore.Key) error {
 	if key.Load == nil {
 		return errors.New("it has no private half")
 	}

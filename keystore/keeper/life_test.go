@@ -60,14 +60,14 @@ func TestLife(t *testing.T) {
 	w.keep()
 	w.want("a retired, b active")
 	w.now = w.now.Add(time.Second)
-	if got := brief(w.keep().Taken); got != "revoke a" {
+	if got := brief(w.keep().Taken); got != "revoke a; publish a" {
 		t.Errorf("after the grace period: %s", got)
 	}
 	if got := w.dns.has(a); !strings.HasSuffix(got, "p=") {
 		t.Errorf("record of the revoked key: %q", got)
 	}
 	w.now = w.now.Add(keystore.Grace)
-	if got := brief(w.keep().Taken); got != "remove a" {
+	if got := brief(w.keep().Taken); got != "remove a; withdraw a" {
 		t.Errorf("after another: %s", got)
 	}
 	if got := brief(w.keep().Taken); got != "observe a" {
@@ -324,7 +324,7 @@ func TestRotate(t *testing.T) {
 	w.keep()
 	w.want("p removed, a retired, 2026a active, 2026b pending, 2026c pending")
 	w.dns.catchUp()
-	if got := brief(w.keep().Taken); got != "observe 2026b; observe 2026c; activate 2026c; revoke a; revoke 2026a; revoke 2026b; publish a" {
+	if got := brief(w.keep().Taken); got != "observe 2026b; observe 2026c; activate 2026c; revoke a; revoke 2026a; revoke 2026b; publish a; publish 2026a; publish 2026b" {
 		t.Errorf("when the new key is seen: %s", got)
 	}
 	w.want("p removed, a revoked, 2026a revoked, 2026b revoked, 2026c active")
@@ -398,5 +398,55 @@ func TestPlanChangesNothing(t *testing.T) {
 	}
 	if _, err := w.keeper().Plan(t.Context(), "example.net"); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("a domain of nobody: %v", err)
+	}
+}
+
+// What keeps a key in a slot from signing may be the CNAME, which is not ours.
+func TestOwnerIsAskedForTheCNAME(t *testing.T) {
+	w := newWorld(t)
+	w.change(func(d *keystore.Domain) error {
+		d.Slots = []keystore.Slot{{Selector: "s1", Target: "s1.example.com.dkim.example.net"}}
+		return nil
+	})
+	w.add("s1")
+	asked := func() string {
+		var texts []string
+		for _, s := range w.keep().Open {
+			if s.Action == keystore.Ask {
+				texts = append(texts, s.Because)
+			}
+		}
+		return strings.Join(texts, "; ")
+	}
+	if got := asked(); got != "" {
+		t.Errorf("asked at once for %q", got)
+	}
+	w.now = w.now.Add(time.Hour)
+	if got, want := asked(), "the owner of example.com has to set s1._domainkey.example.com. IN CNAME s1.example.com.dkim.example.net."; !strings.Contains(got, want) {
+		t.Errorf("asked for %q, want %q", got, want)
+	}
+	w.dns.alias[dns.Name("s1", theDomain)] = "s1.example.com.dkim.example.net"
+	if got := asked(); got != "" {
+		t.Errorf("when it is there, asked for %q", got)
+	}
+}
+
+// That the record of a stolen key was replaced is what everybody waits for.
+func TestRepeatedPublicationIsTaken(t *testing.T) {
+	w := newWorld(t)
+	w.addActive("a")
+	w.keep()
+	w.change(func(d *keystore.Domain) error {
+		return d.Revoke("a", keystore.Warrant{Now: w.now, Force: true, Reason: "stolen"})
+	})
+	w.dns.lag = true
+	n := 0
+	for _, s := range w.keep().Taken {
+		if s.Action == keystore.Publish && s.Selector == "a" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("told %d times that the record was published, want once", n)
 	}
 }

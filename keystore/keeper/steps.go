@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -17,6 +18,38 @@ const (
 	askAgain   = 7 * 24 * time.Hour
 	alarmAgain = 24 * time.Hour
 )
+
+// tellCNAME is how long after its publication a record in a slot may be unseen
+// before somebody is told that the CNAME is to blame.
+const tellCNAME = time.Hour
+
+// plan is what there is to do, with the steps for which there is no publisher
+// left to an administrator, and the CNAMEs of slots to the owner of the domain.
+func (k *Keeper) plan(now time.Time, d *keystore.Domain, sights map[string]keystore.Sight, unusable []keystore.Step, r keystore.Rules) []keystore.Step {
+	steps := keystore.Plan(now, d, sights, r)
+	for i := range steps {
+		s := &steps[i]
+		if s.Action != keystore.Publish && s.Action != keystore.Withdraw {
+			continue
+		}
+		if p, _ := k.publisher(d, s.Selector); p == nil {
+			if s.Action == keystore.Withdraw {
+				s.Because = "its record may be deleted from DNS now"
+			}
+			s.Action = keystore.Ask
+		}
+	}
+	for _, s := range steps {
+		key := d.Key(s.Selector)
+		target, slot := d.Slot(s.Selector)
+		if s.Action == keystore.Publish && slot && key.State == keystore.Pending && !key.Published.IsZero() && now.Sub(key.Published) >= tellCNAME {
+			s.Action = keystore.Ask
+			s.Because = fmt.Sprintf("its record is published, but not seen where it is to be: the owner of %s has to set %s. IN CNAME %s.", d.Name, dns.Name(s.Selector, d.Name), target)
+			steps = append(steps, s)
+		}
+	}
+	return append(steps, unusable...)
+}
 
 // look asks DNS about every key whose record matters: all but those of removed
 // keys that are withdrawn. A pending key that could not sign must not take over:
@@ -31,7 +64,7 @@ func (k *Keeper) look(ctx context.Context, d *keystore.Domain) (sights map[strin
 			continue
 		}
 		if key.State == keystore.Pending {
-			if err := usable(ctx, key); err != nil {
+			if err := Usable(ctx, key); err != nil {
 				s := keystore.Step{Action: keystore.Alarm, Selector: key.Selector, Because: "its private half cannot be used, so it will not sign", Detail: err.Error()}
 				alarms = append(alarms, s)
 				mu.Lock()
@@ -212,8 +245,9 @@ func value(key *keystore.Key) string {
 }
 
 // publish takes the steps that change DNS. One that fails does not stop the
-// others. The first error is returned.
-func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []keystore.Step, err error) {
+// others. The first error is returned. again means that a record was published
+// that was not before, so that DNS may show something new.
+func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []keystore.Step, again bool, err error) {
 	var first error
 	marked := false
 	for _, s := range steps {
@@ -228,7 +262,7 @@ func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []ke
 		// DNS knows no compare-and-swap, and looking at it takes time: a key that
 		// was revoked meanwhile must not be published again.
 		if err := t.fresh(ctx); err != nil {
-			return taken, err
+			return taken, again, err
 		}
 		c := dns.Change{Domain: t.d.Name, Selector: s.Selector, Record: value(key), TTL: ttl}
 		c.Name, c.Slot = recordName(t.d, s.Selector)
@@ -236,21 +270,30 @@ func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []ke
 			first = cmp.Or(first, error(fmt.Errorf("publishing %s: %w", c.Name, err)))
 			continue
 		}
-		if key.Published.IsZero() && s.Action == keystore.Publish {
+		known := s.Action == keystore.Publish && key.State == keystore.Pending && !key.Published.IsZero()
+		if !known { // or the first time was told
 			taken = append(taken, s)
 		}
 		t.keeper.count(s.Action)
 		if s.Action == keystore.Publish {
+			again = again || key.Published.IsZero()
 			marked = t.d.MarkPublished(s.Selector, t.warrant(s)) || marked
 		}
-		t.keeper.options.Log.Info("key record published", "domain", t.d.Name, "selector", s.Selector, "name", c.Name, "record", c.Record, "because", s.Because)
+		level, done := slog.LevelInfo, "key record published"
+		if known {
+			level = slog.LevelDebug
+		}
+		if s.Action == keystore.Withdraw {
+			done = "key record withdrawn"
+		}
+		t.keeper.options.Log.Log(ctx, level, done, "domain", t.d.Name, "selector", s.Selector, "name", c.Name, "record", c.Record, "because", s.Because)
 	}
 	if marked {
 		if err := t.keeper.store.Update(ctx, t.d); err != nil {
-			return taken, err
+			return taken, again, err
 		}
 	}
-	return taken, first
+	return taken, again, first
 }
 
 // fresh returns an error if the domain has changed since it was read.
