@@ -272,7 +272,10 @@ func (u *update) writeDomain() error {
 		return fmt.Errorf("cannot be written: %w", errors.Join(errs...))
 	}
 	if len(data) > maxDomainFile {
-		return fmt.Errorf("its %s would have %d bytes, want at most %d", tomlName, len(data), maxDomainFile)
+		return &FileError{
+			Path: u.dir.file(u.dom.Name, tomlName), Problem: fmt.Sprintf("would have %d bytes, want at most %d", len(data), maxDomainFile),
+			Repair: "delete by hand the [[key]] rows, and their [[event]] rows, of keys that were removed years ago, raise its version by one, and rotate less often",
+		}
 	}
 	return u.replace(tomlName, data)
 }
