@@ -241,6 +241,9 @@ func named(d *decoded, domain, selector string) bool {
 	return false
 }
 
+// notifyFailed is the message of the log when it did.
+const notifyFailed = "the command of keeper.notify failed"
+
 // notifyCommand runs the command of keeper.notify.
 func notifyCommand(d *decoded, log *slog.Logger) func(context.Context, keeper.Notice) {
 	if len(d.Keeper.Notify) == 0 {
@@ -256,7 +259,7 @@ func notifyCommand(d *decoded, log *slog.Logger) func(context.Context, keeper.No
 			"WAXSEAL_NAME=" + n.Name, "WAXSEAL_RECORD=" + n.Record,
 		}, n.Message())
 		if err != nil {
-			log.Warn("keeper.notify", "domain", n.Domain, "selector", n.Selector, "err", err)
+			log.Warn(notifyFailed, "domain", n.Domain, "selector", n.Selector, "err", err)
 		}
 	}
 }

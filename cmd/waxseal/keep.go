@@ -3,11 +3,13 @@ package main
 // Taking keys through their life: keep and rotate.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,39 +37,51 @@ that mail needs; the latter makes the exit status 1.`,
 			if err != nil {
 				return err
 			}
-			k, err := buildKeeper(d, store, a.now, a.who(), a.quietLog())
+			log := newQuietLog()
+			k, err := buildKeeper(d, store, a.now, a.who(), slog.New(log))
 			if err != nil {
 				return err
 			}
-			var results []keepResult
-			alarms := false
+			keep := k.Keep
+			if a.dryRun {
+				keep = k.Plan
+			}
+			results := []keepResult{}
+			var found error
+			var work inOrder
 			failed, err := a.eachDomainOrAll(c.Context(), store, args, func(domain string) error {
-				keep := k.Keep
-				if a.dryRun {
-					keep = k.Plan
-				}
-				r, err := keep(c.Context(), domain)
-				if r != nil {
-					result := newKeepResult(r)
-					alarms = alarms || result.alarm
-					if a.json {
-						results = append(results, result)
-					} else {
-						a.printKept(result, a.dryRun || len(args) > 0)
+				work.begin(func() (finish func()) {
+					r, err := keep(c.Context(), domain)
+					if errors.Is(err, keystore.ErrNotFound) {
+						_, err = a.domain(c.Context(), store, domain) // which knows what to do
 					}
-				}
-				return err
+					return func() {
+						log.report(a)
+						if r != nil {
+							result := newKeepResult(r)
+							if result.alarm {
+								found = errFindings
+							}
+							if results = append(results, result); !a.json {
+								a.printKept(result, a.dryRun || len(args) > 0)
+							}
+						}
+						if err != nil {
+							a.report(err)
+							found = errFindings
+						}
+					}
+				})
+				return nil
 			})
+			work.finish()
 			if err == nil && a.json {
 				err = a.printJSON(results)
 			}
-			if err != nil {
-				return err
+			if err == nil {
+				err = cmp.Or(failed, found)
 			}
-			if alarms {
-				return errFindings
-			}
-			return failed
+			return err
 		},
 		ValidArgsFunction: a.completeDomains,
 	}
@@ -87,8 +101,44 @@ func (a *app) configAndStore() (*decoded, keystore.Store, error) {
 	return d, store, err
 }
 
-// quietLog is for a keeper whose results are printed.
-func (a *app) quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+// quietLog is for a keeper whose results are printed. It collects what these do
+// not tell: the trouble with keeper.notify. It may be used concurrently.
+type quietLog struct {
+	slog.Handler
+	mu    sync.Mutex // guards texts
+	texts []string
+}
+
+func newQuietLog() *quietLog { return &quietLog{Handler: slog.DiscardHandler} }
+
+// Enabled implements slog.Handler.
+func (l *quietLog) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler.
+func (l *quietLog) Handle(_ context.Context, r slog.Record) error {
+	if r.Message != notifyFailed {
+		return nil
+	}
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		text += fmt.Sprintf(", %s %s", a.Key, a.Value)
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.texts = append(l.texts, text)
+	return nil
+}
+
+// report prints what was collected since the last time.
+func (l *quietLog) report(a *app) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, text := range l.texts {
+		a.notice("warning: %s", text)
+	}
+	l.texts = nil
+}
 
 // keepResult is what was done and is to do in one domain.
 type keepResult struct {
@@ -158,8 +208,9 @@ With --now the command itself waits and takes them, until the successors sign.
 With --emergency the keys were stolen, or may have been: successors sign as soon
 as every authoritative server shows them, even where resolvers remember the
 absence of their records for a while, and at that moment all older keys of the
-domain are revoked, without a grace period. Mail that is still under way loses
-its signature: that is the price of nobody else being able to sign.`,
+domain are revoked, without a grace period. The command waits until no server
+shows them any longer. Mail that is still under way loses its signature: that is
+the price of nobody else being able to sign.`,
 		Example: `  waxseal rotate example.com
   waxseal rotate example.com --now
   waxseal rotate example.com --emergency --reason "backup of mx1 was stolen"`,
@@ -167,6 +218,12 @@ its signature: that is the price of nobody else being able to sign.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if emergency && strings.TrimSpace(reason) == "" {
 				return misused(errors.New("--emergency needs --reason TEXT, which is kept with the keys"))
+			}
+			if c.Flags().Changed("wait") && !now && !emergency {
+				return misused(errors.New("--wait without --now or --emergency"))
+			}
+			if wait < 0 {
+				return misused(fmt.Errorf("--wait %s, want more than 0s", wait))
 			}
 			domain, err := domainArgument(args[0])
 			if err != nil {
@@ -176,11 +233,12 @@ its signature: that is the price of nobody else being able to sign.`,
 			if err != nil {
 				return err
 			}
-			k, err := buildKeeper(d, store, a.now, a.who(), a.quietLog())
+			log := newQuietLog()
+			k, err := buildKeeper(d, store, a.now, a.who(), slog.New(log))
 			if err != nil {
 				return err
 			}
-			r := &rotation{app: a, keeper: k, config: d, domain: domain, emergency: emergency}
+			r := &rotation{app: a, keeper: k, log: log, config: d, domain: domain, emergency: emergency}
 			if a.dryRun {
 				return r.plan(c.Context(), store)
 			}
@@ -206,6 +264,7 @@ its signature: that is the price of nobody else being able to sign.`,
 type rotation struct {
 	app       *app
 	keeper    *keeper.Keeper
+	log       *quietLog
 	config    *decoded
 	domain    string
 	emergency bool
@@ -228,13 +287,23 @@ func (r *rotation) plan(ctx context.Context, store keystore.Store) error {
 		fmt.Fprintf(r.app.stdout, "would %s\n", s)
 	}
 	if len(steps) == 0 {
-		return noKeyToRotate(r.domain, r.app)
+		return r.noKey()
+	}
+	for i := range d.Keys {
+		if k := &d.Keys[i]; r.emergency && (k.State == keystore.Pending || k.State == keystore.Active || k.State == keystore.Retired) {
+			fmt.Fprintf(r.app.stdout, "would revoke %s (%s), when its successor signs\n", k.Selector, k.State)
+		}
 	}
 	return nil
 }
 
-func noKeyToRotate(domain string, a *app) error {
-	return withHint(fmt.Errorf("domain %s: %w", domain, keeper.ErrNoKey), "make one with \"waxseal key new %s%s\"", domain, a.flags())
+func (r *rotation) noKey() error {
+	err := fmt.Errorf("domain %s: %w", r.domain, keeper.ErrNoKey)
+	if r.emergency {
+		return withHint(err, "revoke each stolen one with \"waxseal key revoke %s SELECTOR%s --force --reason TEXT\", and make another with \"waxseal key new %s%s\"",
+			r.domain, r.app.flags(), r.domain, r.app.flags())
+	}
+	return withHint(err, "make one with \"waxseal key new %s%s\"", r.domain, r.app.flags())
 }
 
 // run makes the successors and takes what steps there are. With waiting it goes
@@ -250,7 +319,7 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 	}
 	switch {
 	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keeper.ErrNoKey):
-		return noKeyToRotate(r.domain, a)
+		return r.noKey()
 	case err != nil && len(made) == 0 && !waiting:
 		return err
 	case err != nil:
@@ -261,10 +330,13 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		deadline = time.After(most)
 	}
 	r.told = map[string]bool{}
+	var last *keeper.Result
 	for {
 		result, err := r.keeper.Keep(ctx, r.domain)
+		r.log.report(a)
 		if result != nil {
 			r.tell(result)
+			last = result
 		}
 		if err != nil && (!waiting || ctx.Err() != nil) {
 			return err
@@ -272,7 +344,7 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		if err != nil {
 			r.once("waxseal: "+err.Error(), func(text string) { fmt.Fprintln(a.stderr, text) })
 		}
-		if err == nil && result != nil && !r.pending(result) {
+		if err == nil && result != nil && !r.pending(result) && (!waiting || !r.exposed(result)) {
 			r.left(result)
 			return nil
 		}
@@ -284,6 +356,9 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		case <-time.After(rotatePause):
 		case <-deadline:
 			r.handOver()
+			if last != nil && !r.pending(last) {
+				return fmt.Errorf("domain %s: the successors sign, but DNS still shows a revoked key, or does not answer for it; %s are over", r.domain, most)
+			}
 			return fmt.Errorf("domain %s: the successors do not sign yet, %s are over", r.domain, most)
 		case <-ctx.Done():
 			r.handOver()
@@ -294,13 +369,19 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 
 // tell prints what was not told yet.
 func (r *rotation) tell(result *keeper.Result) {
+	line := func(text string) { fmt.Fprintln(r.app.stdout, text) }
 	for _, s := range result.Taken {
-		fmt.Fprintf(r.app.stdout, "%s: %s\n", r.domain, s)
+		text := fmt.Sprintf("%s: %s", r.domain, s)
+		if s.Action == keystore.Publish { // again and again, until all servers show it
+			r.once(fmt.Sprint(s.Action, s.Selector, s.Because), func(string) { line(text) })
+		} else {
+			line(text)
+		}
 	}
 	for _, s := range result.Open {
 		text := fmt.Sprintf("%s: %s", r.domain, s)
 		r.once(text, func(text string) {
-			fmt.Fprintln(r.app.stdout, text)
+			line(text)
 			if s.Action == keystore.Ask {
 				r.app.printRecord(result.Domain, result.Domain.Key(s.Selector))
 			}
@@ -325,6 +406,18 @@ func (r *rotation) pending(result *keeper.Result) bool {
 	return false
 }
 
+// exposed reports whether somebody who has a revoked key may sign with it still.
+func (r *rotation) exposed(result *keeper.Result) bool {
+	for i := range result.Domain.Keys {
+		if k := &result.Domain.Keys[i]; r.emergency && k.State == keystore.Revoked {
+			if s := result.Sights[k.Selector].State; s != keystore.ShownRevoked && s != keystore.Missing {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // handOver says who goes on from here.
 func (r *rotation) handOver() {
 	if r.config.Keeper.Enabled {
@@ -340,15 +433,16 @@ func (r *rotation) left(result *keeper.Result) {
 	for i := range result.Domain.Keys {
 		k := &result.Domain.Keys[i]
 		switch {
+		case k.State == keystore.Active:
+			fmt.Fprintf(a.stdout, "%s: %s signs\n", r.domain, k.Selector)
 		case k.State == keystore.Retired:
 			a.notice("hint: keep the record of %s until %s; then the keeper revokes it", k.Selector, k.Retired.Add(time.Duration(r.config.Keeper.Grace)).Format(time.RFC3339))
 		case k.State == keystore.Revoked && r.emergency:
-			if sight := result.Sights[k.Selector]; sight.State == keystore.Shown || sight.State == keystore.Different {
-				a.notice("hint: DNS still shows the key %s: until it has an empty p= everywhere, whoever has the key can sign", k.Selector)
-			}
+			fmt.Fprintf(a.stdout, "%s: %s is revoked, and no server shows it any longer\n", r.domain, k.Selector)
 		}
 	}
 	if r.emergency {
+		a.notice("hint: resolvers may remember a stolen key until the TTL of its record is over")
 		a.notice("hint: find out how the keys got out before you trust the machine again; keys of other domains that lay beside them are to be rotated, too")
 		a.notice("hint: mail that was under way with the old signature may be rejected or marked by receivers")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/dns/dnstest"
+	"waxseal/keystore/keeper"
 )
 
 // newZone is a cli whose configuration names a resolver of the test's own, which
@@ -237,5 +238,106 @@ selectors = ["Mail"]
 	}
 	if r := keyRules(d, "named.example"); !r.Named("mail") || r.Named("other") {
 		t.Error("a selector that a row names is not known as such")
+	}
+}
+
+func TestRotateFlags(t *testing.T) {
+	c, _ := newZone(t)
+	c.ok("", "key new example.com --algorithm ed25519")
+	c.fails("", "rotate example.com --emergency --reason stolen", exitFailed, "no key signs", "key revoke example.com SELECTOR")
+	c.ok("", "key activate example.com 2026a --force --reason tested")
+	c.fails("", "rotate example.com --wait 1m", exitMisuse, "--wait without --now")
+	c.fails("", "rotate example.com --now --wait -1m", exitMisuse, "--wait")
+	c.ok("", "key new example.com")
+	out := c.ok("", "rotate example.com --emergency --reason stolen --dry-run")
+	for _, want := range []string{"would create (ed25519)", "would revoke 2026a (active)", "would revoke 2026b (pending)"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("a dry run does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+// An emergency is over when nobody sees the stolen key any longer.
+func TestEmergencyWaitsForDNS(t *testing.T) {
+	c, records := newZone(t)
+	first := c.ok("", "key new example.com --algorithm ed25519")
+	records(first)
+	c.ok("", "key activate example.com 2026a --force --reason tested")
+	c.fails("", "rotate example.com --emergency --reason stolen --wait 1ms", exitFailed, "the successors do not sign yet")
+	c.now = c.now.Add(2 * time.Minute) // what is known of the zone is asked anew
+	second := c.ok("", "dns show example.com 2026b")
+	records(first + second)
+	c.ok("", "keep")
+	r := c.run("", "rotate example.com --emergency --reason again --wait 1ms")
+	if r.code != exitFailed {
+		t.Errorf("exit status %d while DNS shows a stolen key\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	records(c.ok("", "dns show example.com"))
+	out := c.ok("", "rotate example.com --emergency --reason more --wait 8s --dry-run")
+	if !strings.Contains(out, "would create") {
+		t.Errorf("a dry run printed\n%s", out)
+	}
+	out = c.ok("", "keep example.com")
+	if !strings.Contains(out, "activate 2026c") {
+		t.Errorf("keep printed\n%s", out)
+	}
+	d := keeperResult(t, map[string]keystore.Sight{"a": {State: keystore.ShownRevoked}, "b": {State: keystore.Shown}})
+	for _, test := range []struct {
+		emergency bool
+		b         keystore.SightState
+		want      bool
+	}{
+		{true, keystore.Shown, true},
+		{true, keystore.Different, true},
+		{true, keystore.Unknown, true},
+		{true, keystore.Missing, false},
+		{true, keystore.ShownRevoked, false},
+		{false, keystore.Shown, false},
+	} {
+		d.Sights["b"] = keystore.Sight{State: test.b}
+		if got := (&rotation{emergency: test.emergency}).exposed(d); got != test.want {
+			t.Errorf("in an emergency (%v), DNS shows %v: exposed is %v", test.emergency, test.b, got)
+		}
+	}
+}
+
+func keeperResult(t *testing.T, sights map[string]keystore.Sight) *keeper.Result {
+	t.Helper()
+	return &keeper.Result{Sights: sights, Domain: &keystore.Domain{Keys: []keystore.Key{
+		{Selector: "a", State: keystore.Revoked}, {Selector: "b", State: keystore.Revoked}, {Selector: "c", State: keystore.Active},
+	}}}
+}
+
+// Who is to be told by a command hears of nothing else when that fails.
+func TestNotifyThatFailsIsTold(t *testing.T) {
+	c, _ := newZone(t)
+	c.config += "[keeper]\nnotify = [\"/bin/false\"]\n"
+	c.ok("", "key new example.com --algorithm ed25519")
+	r := c.run("", "keep")
+	if !strings.Contains(r.stdout, "ask 2026a") || !strings.Contains(r.stderr, "keeper.notify failed") {
+		t.Errorf("keep printed\n%s%s", r.stdout, r.stderr)
+	}
+	c.fails("", "keep nosuch.example", exitFailed, "not found", "key list")
+}
+
+func TestHintsOfStepsFit(t *testing.T) {
+	c, _ := newZone(t)
+	c.ok("", "key new example.com --algorithm ed25519")
+	if r := c.run("", "key activate example.com 2026a --force"); strings.Contains(r.stderr, "keeper") {
+		t.Errorf("misuse has a hint for something else:\n%s", r.stderr)
+	}
+	for _, step := range []string{"activate", "retire", "remove"} {
+		if r := c.run("", "key "+step+" example.com 2026a --force --reason x --dry-run"); strings.Contains(r.stderr, "hint: keep") || strings.Contains(r.stderr, "may be deleted") {
+			t.Errorf("a dry run of %s speaks as if it were done:\n%s", step, r.stderr)
+		}
+	}
+	file := filepath.Join(c.store, "example.com", "2026a.pem")
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	c.fails("", "key activate example.com 2026a --force --reason x", exitFailed, "private half cannot be used")
+	c.ok("", "key import example.com mail "+file+".away")
+	if out := c.ok("", "key show example.com mail"); !strings.Contains(out, "imported by") {
+		t.Errorf("key show printed\n%s", out)
 	}
 }

@@ -129,6 +129,7 @@ type newKeyWish struct {
 	selector  string // empty: the next one
 	algorithm keystore.Algorithm
 	note      string
+	imported  bool     // it was made elsewhere
 	slots     []string // selectors to delegate
 	slotZone  string
 }
@@ -162,7 +163,11 @@ func (a *app) addKey(ctx context.Context, store keystore.Store, domain string, p
 				return noSlot(domain, from)
 			}
 		}
-		return d.Add(keystore.Key{
+		add := d.Add
+		if w.imported {
+			add = d.Import
+		}
+		return add(keystore.Key{
 			Selector:  name,
 			Algorithm: algorithm,
 			Public:    public,
@@ -316,7 +321,7 @@ stays as it is.`,
 			if err != nil {
 				return err
 			}
-			d, k, err := a.addKey(c.Context(), store, domain, private, newKeyWish{selector: selector, note: note})
+			d, k, err := a.addKey(c.Context(), store, domain, private, newKeyWish{selector: selector, note: note, imported: true})
 			if err != nil {
 				return err
 			}

@@ -16,6 +16,7 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/dns"
+	"waxseal/keystore/keeper"
 )
 
 // stepFlags are those of commands that change a key's state.
@@ -94,8 +95,15 @@ risk, use --force with a reason, which is kept.`,
 				}
 			}
 			var refused error
+			pending := false
 			d, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				refused = nil
+				if k := d.Key(selector); k != nil && k.State == keystore.Pending {
+					pending = true
+					if err := keeper.Usable(c.Context(), k); err != nil {
+						return fmt.Errorf("key %s.%s: its private half cannot be used, so it would not sign: %w", selector, d.Name, err)
+					}
+				}
 				seen := d.Observe(selector, sight, step)
 				err := d.Activate(selector, step)
 				if err != nil && seen { // the look counts
@@ -106,8 +114,11 @@ risk, use --force with a reason, which is kept.`,
 			switch {
 			case err == nil && refused != nil:
 				err = refused
-			case err != nil && sight.State != keystore.Shown && !step.Force:
+			case err != nil && sight.State != keystore.Shown && sight.Detail != "":
 				err = fmt.Errorf("%w: %s", err, sight.Detail)
+			}
+			if err != nil && (!pending || step.Force) {
+				return err
 			}
 			if err != nil {
 				return withHint(err, "the daemon's keeper lets it sign when it is time; \"waxseal dns check %s%s --watch\" waits for the record", args[0], a.flags())
@@ -169,7 +180,7 @@ as mail would leave unsigned.`, keystore.Grace/(24*time.Hour)),
 			_, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Retire(selector, step)
 			})
-			if err == nil {
+			if err == nil && !a.dryRun {
 				a.notice("hint: keep its record in DNS until %s", k.Retired.Add(step.Grace).Format(time.RFC3339))
 			}
 			return err
@@ -217,7 +228,8 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 		Short: "Destroy a key for good",
 		Long: fmt.Sprintf(`Destroy the private half of a key for good. A pending key may go at once, a
 retired one after %d days, any other only when forced. The selector stays on
-record, so that it is not used again.`, keystore.Grace/(24*time.Hour)),
+record, so that it is not used again. It is destroyed even where the keeper
+would have published it (publish_retired_keys).`, keystore.Grace/(24*time.Hour)),
 		Example: `  waxseal key remove example.com 2025b`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -230,7 +242,7 @@ record, so that it is not used again.`, keystore.Grace/(24*time.Hour)),
 			_, k, err := a.changeKey(c.Context(), args, step, func(d *keystore.Domain, selector string) error {
 				return d.Remove(selector, step)
 			})
-			if err == nil {
+			if err == nil && !a.dryRun {
 				a.noticeRecordOf(dns.Name(k.Selector, args[0]), k, step.Grace)
 			}
 			return err
