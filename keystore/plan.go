@@ -280,7 +280,7 @@ func (p *plan) revoked(k *Key) {
 	}
 	switch {
 	case p.now.Before(until):
-		p.wait(k, until, "mail under way may need its record")
+		p.wait(k, until, "until then its record is to say that it is revoked")
 	case keep && !withdrawn:
 		p.wait(k, time.Time{}, "its private half is to be published, and DNS may still show its record")
 	case keep && (unseen || p.now.Before(k.Seen.Add(p.rules.grace()))):
@@ -453,9 +453,9 @@ func Next(now time.Time, d *Domain, selector string, r Rules) Step {
 			s.Action, s.NotBefore, s.Because = Create, k.Activated.Add(r.RotateEvery-r.RotateLead), "its successor is to sign in time"
 		}
 	case Retired:
-		s.Action, s.NotBefore, s.Because = DoRevoke, k.Retired.Add(r.grace()), "mail under way may need its record"
+		s.Action, s.NotBefore, s.Because = DoRevoke, k.Retired.Add(r.grace()), "it signs no longer, and mail under way may need its record until then"
 	case Revoked:
-		s.Action, s.NotBefore, s.Because = DoRemove, k.Revoked.Add(r.grace()), "mail under way may need its record"
+		s.Action, s.NotBefore, s.Because = DoRemove, k.Revoked.Add(r.grace()), "its record is to say until then that it is revoked"
 	case Removed:
 		if _, slot := d.Slot(selector); !slot && k.Withdrawn.IsZero() {
 			s.Action, s.NotBefore, s.Because = Withdraw, k.NeededUntil(r.grace()), "nobody needs its record any longer"

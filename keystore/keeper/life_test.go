@@ -450,3 +450,16 @@ func TestRepeatedPublicationIsTaken(t *testing.T) {
 		t.Errorf("told %d times that the record was published, want once", n)
 	}
 }
+
+// The name stands once in an error that has it already.
+func TestErrorOfAPublisher(t *testing.T) {
+	w := newWorld(t)
+	w.add("a")
+	w.options.Publisher = func(string) (dns.Publisher, time.Duration) {
+		return &dns.Hook{Command: []string{"/bin/false"}}, time.Hour
+	}
+	_, err := w.keeper().Keep(t.Context(), theDomain)
+	if err == nil || strings.Count(err.Error(), dns.Name("a", theDomain)) != 1 {
+		t.Errorf("got %v, want an error with the name once", err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -267,7 +268,10 @@ func (t *taking) publish(ctx context.Context, steps []keystore.Step) (taken []ke
 		c := dns.Change{Domain: t.d.Name, Selector: s.Selector, Record: value(key), TTL: ttl}
 		c.Name, c.Slot = recordName(t.d, s.Selector)
 		if err := p.Publish(ctx, c); err != nil {
-			first = cmp.Or(first, error(fmt.Errorf("publishing %s: %w", c.Name, err)))
+			if known := (*dns.PublishError)(nil); !errors.As(err, &known) { // which has the name
+				err = fmt.Errorf("publishing %s: %w", c.Name, err)
+			}
+			first = cmp.Or(first, err)
 			continue
 		}
 		known := s.Action == keystore.Publish && key.State == keystore.Pending && !key.Published.IsZero()
