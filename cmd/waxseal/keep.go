@@ -313,6 +313,7 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 	if reason == "" {
 		reason = "rotation asked for"
 	}
+	var missed error
 	made, err := r.keeper.Rotate(ctx, r.domain, r.emergency, reason)
 	for _, selector := range made {
 		fmt.Fprintf(a.stdout, "%s: made %s\n", r.domain, selector)
@@ -324,6 +325,7 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		return err
 	case err != nil:
 		a.report(err)
+		missed = errFindings
 	}
 	var deadline <-chan time.Time
 	if most > 0 {
@@ -337,6 +339,9 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		if result != nil {
 			r.tell(result)
 			last = result
+			if len(made) == 0 && !r.emergency && r.pending(result) {
+				missed = nil // its successor was made before, and is waited for
+			}
 		}
 		if err != nil && (!waiting || ctx.Err() != nil) {
 			return err
@@ -346,7 +351,7 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		}
 		if err == nil && result != nil && !r.pending(result) && (!waiting || !r.exposed(result)) {
 			r.left(result)
-			return nil
+			return missed
 		}
 		if !waiting {
 			r.handOver()

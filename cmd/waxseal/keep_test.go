@@ -341,3 +341,15 @@ func TestHintsOfStepsFit(t *testing.T) {
 		t.Errorf("key show printed\n%s", out)
 	}
 }
+
+// What could not be rotated is not passed over because there is nothing to wait
+// for.
+func TestRotationThatIsNotPossible(t *testing.T) {
+	c, records := newZone(t)
+	c.config += "[row.a]\ndomain = \"example.com\"\nselectors = [\"2026a\"]\n"
+	records(c.ok("", "key new example.com --algorithm ed25519"))
+	c.ok("", "key activate example.com 2026a --force --reason tested")
+	for _, flags := range []string{"", " --now", " --emergency --reason stolen"} {
+		c.fails("", "rotate example.com"+flags, exitFailed, "the configuration names the selector 2026a")
+	}
+}
