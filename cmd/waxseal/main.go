@@ -148,7 +148,6 @@ looks after the keys it signs with.`,
 			a.started = true
 		},
 	}
-	root.SetVersionTemplate("waxseal {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		a.serveCommand(),
