@@ -53,6 +53,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/keystore/dns/dnstest":      {modules: []string{"github.com/miekg/dns"}},
 	"waxseal/contrib/bench":             {modules: []string{"github.com/emersion/go-msgauth"}},
 	"waxseal/keystore/storetest":        {ours: []string{"waxseal/keystore"}},
+	"waxseal/keystore/redisstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/redis/rueidis"}},
 }
 
 func TestImportsFollowTheTable(t *testing.T) {

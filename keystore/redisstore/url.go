@@ -1,0 +1,279 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"waxseal/keystore"
+)
+
+const (
+	redisPort    = "6379"
+	sentinelPort = "26379"
+
+	// dialTimeout bounds one attempt to connect, and deadAfter how long a server
+	// may be silent before its connection is given up.
+	dialTimeout = 2 * time.Second
+	deadAfter   = 10 * time.Second
+
+	// maxSecret bounds a password file.
+	maxSecret = 4 << 10
+)
+
+// target is a URL, taken apart.
+type target struct {
+	name  string // for errors: the hosts
+	mode  string // "", "unix", "sentinel" or "cluster"
+	hosts []string
+	user  string
+	set   string // the name that Sentinel knows the server by
+	db    int
+	tls   *tls.Config
+
+	passwordFile, sentinelUser, sentinelPasswordFile string
+
+	layout, prefix, keys, selectors, domains string
+	fixed                                    []string
+	replicas                                 int
+}
+
+// layouts are the defaults of the options of each layout; an option that is not
+// here has no meaning in it.
+var layouts = map[string]map[string]string{
+	"native":      {"prefix": "waxseal:", "replicas": "0"},
+	"rspamd":      {"keys": "DKIM_KEYS", "selectors": "", "selector": ""},
+	"mailcow":     {"keys": "DKIM_PRIV_KEYS", "selectors": "DKIM_SELECTORS", "domains": "DKIM_PUB_KEYS", "selector": ""},
+	"opendkim-ng": {"keys": "dkim-key-table", "selectors": "dkim-signing-table"},
+}
+
+// parseURL reads the URL, and the certificates that it names. The standard
+// library has no URLs with several hosts, so these are taken out before.
+func parseURL(text string, secretPath func(string) (string, error)) (*target, error) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return nil, errors.New(`not a URL, want for example "redis://127.0.0.1/0"`)
+	}
+	t := &target{}
+	secure := false
+	switch base, mode, _ := strings.Cut(scheme, "+"); {
+	case base != "redis" && base != "rediss" || !slices.Contains([]string{"", "unix", "sentinel", "cluster"}, mode) || base == "rediss" && mode == "unix":
+		return nil, fmt.Errorf("unknown scheme %.40q, want redis, redis+unix, redis+sentinel or redis+cluster, or rediss for TLS", scheme)
+	default:
+		t.mode, secure = mode, base == "rediss"
+	}
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	at := strings.LastIndex(rest[:end], "@") + 1
+	hosts := rest[at:end]
+	u, err := url.Parse(scheme + "://" + rest[:at] + "x" + rest[end:])
+	if err != nil {
+		return nil, errors.New("not a URL") // its error quotes what may be a password
+	}
+	if _, has := u.User.Password(); has {
+		return nil, errors.New(`the URL has a password, which would be logged: put it into a file, and the file's name into the option "password_file"`)
+	}
+	t.user = u.User.Username()
+	if err := t.setHosts(hosts, strings.TrimPrefix(u.Path, "/")); err != nil {
+		return nil, err
+	}
+	return t, t.setOptions(u.RawQuery, secure, secretPath)
+}
+
+// setHosts reads the hosts and the path, which mean something else in each mode.
+func (t *target) setHosts(hosts, path string) error {
+	db := path
+	port := redisPort
+	switch t.mode {
+	case "unix":
+		if hosts != "" || path == "" {
+			return errors.New("want three slashes and the path of the socket: redis+unix:///run/redis/redis.sock")
+		}
+		t.hosts, t.name = []string{"/" + path}, "/"+path
+		return nil
+	case "sentinel":
+		port = sentinelPort
+		if t.set, db, _ = strings.Cut(path, "/"); t.set == "" {
+			return errors.New("the name that Sentinel knows the server by is missing: redis+sentinel://HOST,HOST/NAME")
+		}
+	case "cluster":
+		if path != "" {
+			return errors.New("a cluster has no numbered databases: leave out what follows the hosts")
+		}
+	}
+	if db != "" {
+		n, err := strconv.Atoi(db)
+		if err != nil || n < 0 {
+			return fmt.Errorf("database %.40q, want a number from 0", db)
+		}
+		t.db = n
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		if host == "" {
+			return errors.New("a host is missing")
+		}
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			host = net.JoinHostPort(strings.Trim(host, "[]"), port)
+		}
+		t.hosts = append(t.hosts, host)
+	}
+	if len(t.hosts) > 1 && t.mode == "" {
+		return errors.New("several hosts, want redis+sentinel or redis+cluster for these")
+	}
+	t.name = strings.Join(t.hosts, ",")
+	return nil
+}
+
+func (t *target) setOptions(query string, secure bool, secretPath func(string) (string, error)) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return errors.New("the options are not of the form name=value&name=value")
+	}
+	t.layout = "native"
+	if l := values.Get("layout"); l != "" {
+		t.layout = l
+	}
+	defaults, ok := layouts[t.layout]
+	if !ok {
+		return fmt.Errorf("layout %.40q, want native, rspamd, mailcow or opendkim-ng", t.layout)
+	}
+	get := func(name string) string {
+		if values.Has(name) {
+			return values.Get(name)
+		}
+		return defaults[name]
+	}
+	for name, v := range values {
+		common := slices.Contains([]string{"layout", "password_file"}, name) ||
+			t.mode == "sentinel" && slices.Contains([]string{"sentinel_user", "sentinel_password_file"}, name) ||
+			secure && slices.Contains([]string{"ca", "cert", "key"}, name)
+		if _, ofLayout := defaults[name]; !common && !ofLayout {
+			return fmt.Errorf("option %.40q has no meaning here", name)
+		}
+		if len(v) > 1 || v[0] == "" {
+			return fmt.Errorf("option %s is empty or there twice", name)
+		}
+	}
+	t.prefix, t.keys, t.selectors, t.domains = get("prefix"), get("keys"), get("selectors"), get("domains")
+	if r := get("replicas"); r != "" {
+		if t.replicas, err = strconv.Atoi(r); err != nil || t.replicas < 0 {
+			return fmt.Errorf("replicas %.40q, want a number from 0", r)
+		}
+	}
+	for s := range strings.SplitSeq(get("selector"), ",") {
+		if s == "" {
+			continue
+		}
+		if err := keystore.ValidSelector(s); err != nil {
+			return err
+		}
+		t.fixed = append(t.fixed, s)
+	}
+	if t.layout == "rspamd" && t.selectors == "" && len(t.fixed) == 0 {
+		return errors.New(`rspamd's layout does not tell selectors: name them ("selector=dkim"), or their hash ("selectors=HASH", rspamd's selector_prefix)`)
+	}
+	t.sentinelUser = values.Get("sentinel_user")
+	for name, path := range map[string]*string{"password_file": &t.passwordFile, "sentinel_password_file": &t.sentinelPasswordFile} {
+		if *path = values.Get(name); *path != "" && secretPath != nil {
+			if *path, err = secretPath(*path); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	if !secure {
+		return nil
+	}
+	t.tls, err = tlsConfig(values.Get("ca"), values.Get("cert"), values.Get("key"))
+	return err
+}
+
+func tlsConfig(ca, cert, key string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		data, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("ca: %s has no certificate in PEM", ca)
+		}
+	}
+	if (cert == "") != (key == "") {
+		return nil, errors.New(`of "cert" and "key" one is missing`)
+	}
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("cert: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// option is the target as the client library takes it.
+func (t *target) option(ctx context.Context) (rueidis.ClientOption, error) {
+	o := rueidis.ClientOption{
+		InitAddress: t.hosts, SelectDB: t.db, TLSConfig: t.tls, ClientName: "waxseal",
+		ForceSingleClient: t.mode == "" || t.mode == "unix",
+		Dialer:            net.Dialer{Timeout: dialTimeout, KeepAlive: time.Second},
+		ConnWriteTimeout:  deadAfter,
+		PipelineMultiplex: -1,   // one connection: keys are read when the cache has none
+		DisableCache:      true, // keystore.Cache is the cache; Watch asks to be told by itself
+		// The library would have half a megabyte for each.
+		ReadBufferEachConn: 32 << 10, WriteBufferEachConn: 32 << 10, RingScaleEachConn: 8,
+		BlockingPoolSize: 16,
+	}
+	if t.mode == "unix" {
+		o.DialCtxFn = func(ctx context.Context, path string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", path)
+		}
+	}
+	if t.mode == "cluster" {
+		o.ClusterOption.ShardsRefreshInterval = 10 * time.Second
+	}
+	o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+		password, err := readSecret(t.passwordFile)
+		return rueidis.AuthCredentials{Username: t.user, Password: password}, err
+	}
+	if t.mode == "sentinel" {
+		password, err := readSecret(t.sentinelPasswordFile)
+		if err != nil {
+			return o, err
+		}
+		o.Sentinel = rueidis.SentinelOption{
+			MasterSet: t.set, Username: t.sentinelUser, Password: password, TLSConfig: t.tls, Dialer: o.Dialer,
+			TopologyRefreshInterval: 5 * time.Second,
+		}
+	}
+	return o, ctx.Err()
+}
+
+// readSecret reads a password file. No name means no password.
+func readSecret(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	if len(data) > maxSecret {
+		return "", fmt.Errorf("password file %s: %d bytes, want at most %d", path, len(data), maxSecret)
+	}
+	return strings.TrimRight(string(data), "\r\n"), nil
+}
