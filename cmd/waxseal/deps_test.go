@@ -54,6 +54,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/contrib/bench":             {modules: []string{"github.com/emersion/go-msgauth"}},
 	"waxseal/keystore/storetest":        {ours: []string{"waxseal/keystore"}},
 	"waxseal/keystore/redisstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/redis/rueidis"}},
+	"waxseal/keystore/vaultstore":       {ours: []string{"waxseal/keystore"}},
 }
 
 func TestImportsFollowTheTable(t *testing.T) {
