@@ -55,6 +55,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/keystore/storetest":        {ours: []string{"waxseal/keystore"}},
 	"waxseal/keystore/redisstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/redis/rueidis"}},
 	"waxseal/keystore/vaultstore":       {ours: []string{"waxseal/keystore"}},
+	"waxseal/keystore/ldapstore":        {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/go-ldap/ldap/v3"}},
 }
 
 func TestImportsFollowTheTable(t *testing.T) {
