@@ -51,6 +51,7 @@ func sentinel(t *testing.T, primary *server) (address string) {
 }
 
 func TestSentinelConformsAndFailsOver(t *testing.T) {
+	t.Parallel()
 	primary := start(t)
 	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port, "--repl-diskless-sync-delay", "0")
 	address := sentinel(t, primary)
@@ -102,6 +103,7 @@ func TestSentinelConformsAndFailsOver(t *testing.T) {
 }
 
 func TestClusterConforms(t *testing.T) {
+	t.Parallel()
 	var servers []*server
 	for range 3 {
 		servers = append(servers, start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"))

@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -33,8 +34,8 @@ type hashes struct {
 	fixed                    []string
 }
 
-func (h *hashes) domain(ctx context.Context, c rueidis.Client, name string, _ bool) (*keystore.Domain, error) {
-	d, err := h.read(ctx, c, name)
+func (h *hashes) domain(ctx context.Context, c rueidis.Client, name string, private bool) (*keystore.Domain, error) {
+	d, err := h.read(ctx, c, name, private)
 	if err != nil || h.selectors == "" || d.Whole() == nil {
 		return d, err
 	}
@@ -45,10 +46,10 @@ func (h *hashes) domain(ctx context.Context, c rueidis.Client, name string, _ bo
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return h.read(ctx, c, name)
+	return h.read(ctx, c, name, private)
 }
 
-func (h *hashes) read(ctx context.Context, c rueidis.Client, name string) (*keystore.Domain, error) {
+func (h *hashes) read(ctx context.Context, c rueidis.Client, name string, private bool) (*keystore.Domain, error) {
 	selectors := slices.Clone(h.fixed)
 	named := ""
 	if h.selectors != "" {
@@ -86,6 +87,9 @@ func (h *hashes) read(ctx context.Context, c rueidis.Client, name string) (*keys
 			return nil, err
 		default:
 			f.Add(s, []byte(text), func(ctx context.Context) ([]byte, error) {
+				if private {
+					return []byte(text), nil
+				}
 				return c.Do(ctx, c.B().Hget().Key(h.keys).Field(fields[i]).Build()).AsBytes()
 			})
 		}
@@ -159,7 +163,7 @@ func unrelated(prefixes ...string) []string {
 // is that of the message.
 type tables struct{ keys, signing string }
 
-func (t *tables) domain(ctx context.Context, c rueidis.Client, name string, _ bool) (*keystore.Domain, error) {
+func (t *tables) domain(ctx context.Context, c rueidis.Client, name string, private bool) (*keystore.Domain, error) {
 	value, err := c.Do(ctx, c.B().Get().Key(t.signing+":"+name).Build()).ToString()
 	if rueidis.IsRedisNil(err) {
 		return nil, keystore.ErrNotFound
@@ -177,6 +181,9 @@ func (t *tables) domain(ctx context.Context, c rueidis.Client, name string, _ bo
 		return nil, err
 	default:
 		f.Add(selector, text, func(ctx context.Context) ([]byte, error) {
+			if private {
+				return bytes.Clone(text), nil
+			}
 			_, text, err := t.key(ctx, c, name, row)
 			return text, err
 		})

@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -34,9 +35,15 @@ func bare(key string) string {
 }
 
 // expect tests that the domain signs with just these selectors.
-func expect(t *testing.T, s keystore.Store, domain string, selectors ...string) {
+func expect(t *testing.T, s *Store, domain string, selectors ...string) {
 	t.Helper()
-	d, err := s.Domain(t.Context(), domain)
+	expectOf(t, s, s.Signing, domain, selectors...)
+	expectOf(t, s, s.Domain, domain, selectors...)
+}
+
+func expectOf(t *testing.T, s *Store, read func(context.Context, string) (*keystore.Domain, error), domain string, selectors ...string) {
+	t.Helper()
+	d, err := read(t.Context(), domain)
 	if len(selectors) == 0 {
 		if !errors.Is(err, keystore.ErrNotFound) {
 			t.Errorf("%s: %v, want not found", domain, err)
@@ -50,7 +57,10 @@ func expect(t *testing.T, s keystore.Store, domain string, selectors ...string) 
 	var got []string
 	for i := range d.Keys {
 		k := &d.Keys[i]
-		key, err := k.Load(t.Context())
+		if _, err := k.Load(t.Context()); err != nil {
+			t.Errorf("key %s.%s: %v", k.Selector, domain, err)
+		}
+		key, err := k.Load(t.Context()) // again
 		if err != nil || k.State != keystore.Active || keystore.SelfTest(key, k.Public) != nil {
 			t.Errorf("key %s.%s: %s, %v", k.Selector, domain, k.State, err)
 		}

@@ -87,10 +87,12 @@ type Store struct {
 	url    *target
 	layout layout
 
-	mu     sync.Mutex     // guards client
-	client rueidis.Client // nil until the first call that reached a server
-	dial   chan struct{}  // held by whoever makes the client
-	closed chan struct{}
+	dial  chan struct{} // held while the client is made
+	tasks sync.WaitGroup
+
+	mu     sync.Mutex
+	client rueidis.Client // guarded by mu; nil until a server was reached
+	closed bool           // guarded by mu
 }
 
 var _ keystore.Store = (*Store)(nil)
@@ -118,7 +120,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key store in redis: %w", err)
 	}
-	s := &Store{opts: opts, url: t, dial: make(chan struct{}, 1), closed: make(chan struct{})}
+	s := &Store{opts: opts, url: t, dial: make(chan struct{}, 1)}
 	switch t.layout {
 	case "native":
 		s.layout = &native{prefix: t.prefix, replicas: t.replicas, opts: opts}
@@ -133,51 +135,65 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 // Close closes all connections.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.closed:
-		return nil
-	default:
-	}
-	close(s.closed)
-	if s.client != nil {
+	if s.client != nil && !s.closed {
 		s.client.Close()
 	}
+	s.closed = true
+	s.mu.Unlock()
+	s.tasks.Wait()
 	return nil
 }
 
 // connect returns the client, which connects anew by itself once it has reached
-// a server.
+// a server. The library's first attempt knows no context: it goes on when ctx
+// ends, for those who ask next.
 func (s *Store) connect(ctx context.Context) (rueidis.Client, error) {
 	select {
 	case s.dial <- struct{}{}:
-		defer func() { <-s.dial }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	s.mu.Lock()
-	client := s.client
-	s.mu.Unlock()
-	if client != nil {
+	client, closed := s.client, s.closed
+	if client != nil || closed {
+		s.mu.Unlock()
+		<-s.dial
+		if closed {
+			return nil, errClosed
+		}
 		return client, nil
 	}
-	option, err := s.url.option(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if client, err = rueidis.NewClient(option); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	failed := make(chan error, 1)
+	done := make(chan rueidis.Client, 1)
+	s.tasks.Go(func() {
+		defer func() { <-s.dial }()
+		option, err := s.url.option()
+		if err == nil {
+			client, err = rueidis.NewClient(option)
+		}
+		if err != nil {
+			failed <- err
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.closed {
+			client.Close()
+			failed <- errClosed
+			return
+		}
+		s.client = client
+		done <- client
+	})
+	s.mu.Unlock()
 	select {
-	case <-s.closed:
-		client.Close()
-		return nil, errors.New("closed")
-	default:
+	case client := <-done:
+		return client, nil
+	case err := <-failed:
+		return nil, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	s.client = client
-	return client, nil
 }
 
 // call runs one operation with a client and a time limit.
@@ -211,8 +227,10 @@ func (s *Store) explain(err error) error {
 	}
 }
 
-// errRefused marks a change that never was sent.
-var errRefused = errors.New("not saved")
+var (
+	errRefused = errors.New("not saved") // marks a change that never was sent
+	errClosed  = errors.New("closed")
+)
 
 // Domain implements keystore.Store by one request (native).
 func (s *Store) Domain(ctx context.Context, name string) (*keystore.Domain, error) {

@@ -30,11 +30,13 @@ func fresh(url string, opts Options) func(t *testing.T) keystore.Store {
 }
 
 func TestSingleServerConforms(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	storetest.Run(t, fresh("redis://"+s.address()+"/3", Options{}))
 }
 
 func TestUserOfAnACLConformsOnASocket(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	// No more than these are needed.
 	s.must("ACL", "SETUSER", "waxseal", "on", ">a secret", "resetchannels", "~t*", "-@all", "+@connection", "+client|tracking",
@@ -49,6 +51,7 @@ func TestUserOfAnACLConformsOnASocket(t *testing.T) {
 }
 
 func TestWrappedKeysConform(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	storetest.Run(t, fresh("redis://"+s.address(), Options{
 		Wrap: func(domain, selector string, pem []byte) ([]byte, error) {
@@ -100,7 +103,30 @@ func TestSilentServerHoldsNobody(t *testing.T) {
 	storetest.RunSlow(t, open(t, "redis://"+p.Address, Options{}), p)
 }
 
+func TestFirstConnectionHoldsNobody(t *testing.T) {
+	s := start(t)
+	p := storetest.NewProxy(t, "tcp", s.address())
+	p.Delay(time.Minute)
+	defer p.Drop()
+	store, err := Open(t.Context(), "redis://"+p.Address, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if _, err := store.Domain(ctx, "example.com"); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > time.Second {
+		t.Errorf("a server that never answered: %v after %v", err, time.Since(began))
+	}
+	p.Drop()
+	store.Close()
+	if _, err := store.Domain(t.Context(), "example.com"); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
 func TestServerMayBeDownAtTheStartAndRestart(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.kill()
 	store := open(t, "redis://"+s.address(), Options{Timeout: time.Second})

@@ -226,7 +226,7 @@ func tlsConfig(ca, cert, key string) (*tls.Config, error) {
 }
 
 // option is the target as the client library takes it.
-func (t *target) option(ctx context.Context) (rueidis.ClientOption, error) {
+func (t *target) option() (rueidis.ClientOption, error) {
 	o := rueidis.ClientOption{
 		InitAddress: t.hosts, SelectDB: t.db, TLSConfig: t.tls, ClientName: "waxseal",
 		ForceSingleClient: t.mode == "" || t.mode == "unix",
@@ -260,7 +260,7 @@ func (t *target) option(ctx context.Context) (rueidis.ClientOption, error) {
 			TopologyRefreshInterval: 5 * time.Second,
 		}
 	}
-	return o, ctx.Err()
+	return o, nil
 }
 
 // readSecret reads a password file. No name means no password.

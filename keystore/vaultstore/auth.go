@@ -88,7 +88,11 @@ func (a *auth) replace(ctx context.Context, refused string) bool {
 	a.mu.Lock()
 	early := a.token == refused && time.Since(a.since) < replaceEvery
 	a.mu.Unlock()
-	if early && a.opts.method != "token" {
+	if a.opts.method == "token" {
+		token, err := readSecret(a.opts.tokenFile)
+		early = err != nil || token == refused // as long as the file has the same
+	}
+	if early {
 		return false
 	}
 	token, err := a.get(ctx, refused)
