@@ -91,7 +91,7 @@ type Store struct {
 	layout layout
 }
 
-var _ keystore.Store = (*Store)(nil)
+var _ keystore.SigningStore = (*Store)(nil)
 
 // layout is where a domain is, and how it is read.
 type layout interface {
@@ -141,7 +141,7 @@ func (s *Store) Domain(ctx context.Context, name string) (*keystore.Domain, erro
 	return s.domain(ctx, name, false)
 }
 
-// Signing is Domain with the private halves of active keys: calling their Load
+// Signing implements keystore.SigningStore: calling the Load of an active key
 // asks Vault no more. Those in the transit engine stay there.
 func (s *Store) Signing(ctx context.Context, name string) (*keystore.Domain, error) {
 	return s.domain(ctx, name, true)
