@@ -19,7 +19,10 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/dns"
+	"waxseal/keystore/ldapstore"
+	"waxseal/keystore/redisstore"
 	"waxseal/keystore/sqlstore"
+	"waxseal/keystore/vaultstore"
 	"waxseal/milter"
 	"waxseal/signer"
 	"waxseal/signer/libcrypto"
@@ -222,12 +225,16 @@ func openStoreAt(d *decoded, url string, warn func(what string, err error)) (_ k
 	if sqlstore.IsURL(url) {
 		return openSQL(d, url)
 	}
+	if url == d.Keystore.URL && d.Keystore.KeyQuery+d.Keystore.ListQuery != "" {
+		return nil, "leave key_query and list_query out", errors.New("only a database can be asked by SQL")
+	}
+	if kind := serverKind(url); kind != "" {
+		store, err := openServer(kind, url)
+		return store, "", err
+	}
 	path, ok := keystoreDir(url)
 	if !ok {
-		return nil, "write dir:PATH, a bare path, sqlite:PATH, postgres://HOST/DATABASE or mysql://HOST/DATABASE", fmt.Errorf("%q is no keystore", url)
-	}
-	if url == d.Keystore.URL && d.Keystore.KeyQuery+d.Keystore.ListQuery != "" {
-		return nil, "leave key_query and list_query out", errors.New("a directory cannot be asked by SQL")
+		return nil, "write dir:PATH, a bare path, sqlite:PATH, postgres://HOST/DATABASE, mysql://HOST/DATABASE, redis://HOST, vault://HOST or ldaps://HOST/BASE", fmt.Errorf("%q is no keystore", url)
 	}
 	store, err := keystore.OpenDir(path, keystore.DirOptions{
 		GroupReadable: d.Keystore.GroupReadable,
@@ -240,6 +247,38 @@ func openStoreAt(d *decoded, url string, warn func(what string, err error)) (_ k
 		return nil, "make a keystore and a key in it with \"waxseal key new DOMAIN\"", err
 	}
 	return store, "", nil
+}
+
+// serverKind returns which kind of server the keystore of a URL is on: redis,
+// vault or ldap; empty if it is on none of these.
+func serverKind(url string) string {
+	scheme, _, ok := strings.Cut(url, "://")
+	if !ok {
+		return ""
+	}
+	switch kind, _, _ := strings.Cut(scheme, "+"); kind {
+	case "redis", "rediss":
+		return "redis"
+	case "vault":
+		return "vault"
+	case "ldap", "ldaps", "ldapi":
+		return "ldap"
+	}
+	return ""
+}
+
+// openServer opens a keystore on a server of that kind. Nothing is connected to
+// yet.
+func openServer(kind, url string) (keystore.Store, error) {
+	ctx := context.Background() // it only bounds the reading of files
+	switch kind {
+	case "redis":
+		return redisstore.Open(ctx, url, redisstore.Options{SecretPath: dns.CredentialPath})
+	case "vault":
+		return vaultstore.Open(ctx, url, vaultstore.Options{SecretPath: dns.CredentialPath})
+	default:
+		return ldapstore.Open(ctx, url, ldapstore.Options{SecretPath: dns.CredentialPath})
+	}
 }
 
 // openSQL opens a keystore in a database.
@@ -271,8 +310,8 @@ func readOnly(store keystore.Store) bool {
 	if asked, ok := store.(*askedStore); ok {
 		store = asked.Store
 	}
-	_, foreign := store.(*sqlstore.Foreign)
-	return foreign
+	foreign, ok := store.(interface{ ReadOnly() bool })
+	return ok && foreign.ReadOnly()
 }
 
 // keystoreDir returns the directory that is the keystore, if one is.

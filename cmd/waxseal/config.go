@@ -89,7 +89,10 @@ type KeystoreConfig struct {
 	// The store: "dir:PATH", or a bare path. In a database that machines share:
 	// "postgres://USER@HOST,HOST/DATABASE" or "mysql://USER@HOST/DATABASE", with
 	// "?password_file=PATH"; for one machine "sqlite:PATH". "waxseal store
-	// migrate" makes the tables. Changes need a restart.
+	// migrate" makes the tables. On other servers: "redis://HOST",
+	// "redis+sentinel://HOST,HOST/NAME", "redis+cluster://HOST,HOST" or
+	// "vault://HOST/PATH", and to read only "ldaps://HOST/BASE?layout=LAYOUT".
+	// Changes need a restart.
 	URL string `toml:"url"`
 
 	// Where a database has the keys in tables of another program, the query that

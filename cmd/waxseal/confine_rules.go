@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,7 @@ func confineRules(d *decoded, program string) landlock.Rules {
 		r.add(access, "keystore.url", path)
 	}
 	r.database()
+	r.server()
 	r.listeners()
 	for _, name := range sortedKeys(d.Publish) {
 		if path, err := dns.CredentialPath(d.Publish[name].TSIGKey); err == nil && path != "" {
@@ -176,6 +178,35 @@ func (r *rulesBuilder) configFile() {
 
 // authorityFiles are where the system keeps the authorities of certificates.
 var authorityFiles = []string{"/etc/ssl/certs", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/ca-trust", "/etc/ca-certificates"}
+
+// kubernetesToken is where a pod finds the token of its service account.
+const kubernetesToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+// server is what a keystore in Redis, Vault or LDAP takes. Where it is may be told
+// by a Sentinel or another node, so connections are free.
+func (r *rulesBuilder) server() {
+	const key = "keystore.url"
+	if serverKind(r.d.Keystore.URL) == "" {
+		return
+	}
+	r.rules.AnyConnect = true
+	r.add(landlock.Read, key, authorityFiles...)
+	_, options, _ := strings.Cut(r.d.Keystore.URL, "?")
+	values, err := url.ParseQuery(options)
+	if err != nil {
+		return // which is told elsewhere
+	}
+	if values.Get("auth") == "kubernetes" {
+		r.replaceable(landlock.Read, key, kubernetesToken)
+	}
+	for _, all := range values {
+		for _, value := range all {
+			if path, err := dns.CredentialPath(value); err == nil && filepath.IsAbs(path) {
+				r.replaceable(landlock.Read, key, path)
+			}
+		}
+	}
+}
 
 // database is what a keystore in a database takes. A local socket takes nothing.
 func (r *rulesBuilder) database() {

@@ -15,7 +15,7 @@ import (
 // import what they like; any other that is not listed fails the test.
 var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
-		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/keystore/sqlstore", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy", "waxseal/cmd/waxseal/internal/amavis"},
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/keystore/sqlstore", "waxseal/keystore/redisstore", "waxseal/keystore/vaultstore", "waxseal/keystore/ldapstore", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy", "waxseal/cmd/waxseal/internal/amavis"},
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra",
 			"github.com/spf13/pflag", // cobra's flags, for the manual

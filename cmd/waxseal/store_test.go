@@ -108,3 +108,34 @@ func TestQueriesAreForDatabases(t *testing.T) {
 	c.without("[keystore]\nurl = \"dir:"+t.TempDir()+"\"\nkey_query = \"SELECT 1\"\n", "key list", exitFailed, "SQL", "key_query")
 	c.without("[keystore]\nurl = \"mysql://ann:hunter2@localhost/x\"\n", "key list", exitFailed, "password_file")
 }
+
+func TestKeystoresOfEveryKind(t *testing.T) {
+	for _, test := range []struct{ url, want string }{
+		{"redis://127.0.0.1:1", ""},
+		{"rediss+cluster://127.0.0.1:1,127.0.0.2:1", ""},
+		{"redis://127.0.0.1:1?layout=sendmail", "layout"},
+		{"vault+http://127.0.0.1:1/secret/waxseal?token_file=/does/not/matter", ""},
+		{"ldaps://127.0.0.1:1/dc=example?layout=zimbra", ""},
+		{"ldaps://127.0.0.1:1/dc=example", "layout"},
+		{"gopher://127.0.0.1", "no keystore"},
+	} {
+		d, err := decodeConfig("waxseal.toml", "[keystore]\nurl = \""+test.url+"\"\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, err := openStore(d, func(what string, err error) { t.Errorf("%s: %v", what, err) })
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: %v, want %q", test.url, err, test.want)
+		}
+		if c, ok := store.(interface{ Close() error }); ok && err == nil {
+			c.Close()
+		}
+		rules := confineRules(d, "/usr/bin/waxseal")
+		if server := serverKind(test.url) != ""; rules.AnyConnect != server {
+			t.Errorf("%s: confined with free connections: %v, want %v", test.url, rules.AnyConnect, server)
+		}
+		if readsOnly := strings.HasPrefix(test.url, "ldap"); err == nil && readOnly(store) != readsOnly {
+			t.Errorf("%s: read only: %v", test.url, readOnly(store))
+		}
+	}
+}

@@ -99,6 +99,9 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	return &Store{opts: opts, target: t, conn: newConnection(t, opts.Timeout)}, nil
 }
 
+// ReadOnly reports that a directory takes no changes from us.
+func (s *Store) ReadOnly() bool { return true }
+
 // Close closes the connection.
 func (s *Store) Close() error {
 	s.conn.close()

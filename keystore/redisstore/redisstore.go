@@ -132,6 +132,13 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	return s, nil
 }
 
+// ReadOnly reports whether the layout is another program's, which is where its
+// keys are changed.
+func (s *Store) ReadOnly() bool {
+	_, ours := s.layout.(*native)
+	return !ours
+}
+
 // Close closes all connections.
 func (s *Store) Close() error {
 	s.mu.Lock()

@@ -263,6 +263,9 @@ func (f *Foreign) List(ctx context.Context, after string, limit int) ([]string, 
 	return f.listValid(ctx, after, limit, f.list)
 }
 
+// ReadOnly reports that the tables are another program's.
+func (f *Foreign) ReadOnly() bool { return true }
+
 // Update changes nothing: the tables are another program's.
 func (f *Foreign) Update(_ context.Context, d *keystore.Domain) error {
 	return fmt.Errorf("domain %s: the tables belong to another program, which is where its keys are changed: %w", d.Name, keystore.ErrReadOnly)
