@@ -1,8 +1,10 @@
 package keystore
 
 import (
+	"context"
 	"fmt"
 	"hash/maphash"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -137,4 +139,39 @@ func manyDomains(b *testing.B, n int) string {
 		}
 	}
 	return d.Path()
+}
+
+// BenchmarkMillionDomains is mail of a million domains, few of which send much,
+// through a cache that holds a fiftieth of them.
+func BenchmarkMillionDomains(b *testing.B) {
+	const domains = 1_000_000
+	k := newKey(b, "a")
+	k.State = Active
+	names := make([]string, domains)
+	for i := range names {
+		names[i] = fmt.Sprintf("d%d.example", i)
+	}
+	c := NewCache(anyDomain{newFakeStore(b), k}, CacheOptions{Refresh: time.Hour, MaxEntries: domains / 50})
+	defer c.Close()
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.2, 1, domains-1)
+	for range 200_000 {
+		mustSign(b, c, names[zipf.Uint64()])
+	}
+	b.ReportAllocs()
+	before := c.Stats()
+	for b.Loop() {
+		mustSign(b, c, names[zipf.Uint64()])
+	}
+	after := c.Stats()
+	b.ReportMetric(100*float64(after.Hits-before.Hits)/float64(b.N), "%hits")
+}
+
+// anyDomain is a store that has every domain.
+type anyDomain struct {
+	*fakeStore
+	key Key
+}
+
+func (s anyDomain) Domain(_ context.Context, name string) (*Domain, error) {
+	return &Domain{Name: name, Version: 1, Keys: []Key{s.key}}, nil
 }

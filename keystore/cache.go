@@ -17,6 +17,7 @@ import (
 const (
 	defaultRefresh    = time.Minute
 	defaultMaxEntries = 10_000
+	defaultMaxBytes   = 128 << 20
 
 	// brokenRetry is how soon a domain with an unusable key is looked at
 	// again, if that is sooner than the refresh.
@@ -107,11 +108,22 @@ type CacheOptions struct {
 	// included. Default 10,000.
 	MaxEntries int
 
+	// MaxBytes bounds the memory that they take, as estimated from the kinds of
+	// their keys. Default 128 MiB. The bound that is reached first counts.
+	// Domains in frequent use are kept, however many others are asked for.
+	MaxBytes int64
+
 	// OnError is told of errors that no caller sees, when they happen: a
-	// refresh that did not work (once per Refresh and domain), a key that
-	// could not be prepared, and, with an empty domain, a watch that broke
-	// down. It may be called from several goroutines at once.
+	// refresh that did not work (once per Refresh and domain, and not while
+	// the store is known to be down), a key that could not be prepared, and,
+	// with an empty domain, a watch that broke down. It may be called from
+	// several goroutines at once.
 	OnError func(domain string, err error)
+
+	// OnDown is told when the store is found to be down, with the reason and
+	// after 0; every five minutes of that, after how long; and, with a nil err,
+	// when it is up again. It is called from one goroutine.
+	OnDown func(after time.Duration, err error)
 
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -125,9 +137,10 @@ type CacheOptions struct {
 //
 // Entries in use are refreshed in the background; after the store reported a
 // change the next lookup waits for the new state. While the store does not
-// answer, the last good entry keeps signing; Age tells for how long. A key
-// whose row did not change is not loaded again, so a damaged key file does not
-// stop a key that works; nor does a row that can no longer be read.
+// answer, the last good entry keeps signing; Age tells for how long. Once a
+// store is known to be down (Down), no lookup waits for it. A key whose row did
+// not change is not loaded again, so a damaged key file does not stop a key that
+// works; nor does a row that can no longer be read.
 //
 // A Cache may be used by many goroutines.
 type Cache struct {
@@ -139,6 +152,8 @@ type Cache struct {
 	// entry that was loaded under another count is out of date.
 	changes [stripes]atomic.Uint64
 	seed    maphash.Seed
+
+	breaker breaker
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -154,18 +169,23 @@ type Cache struct {
 func NewCache(store Store, opts CacheOptions) *Cache {
 	opts.Refresh = cmp.Or(max(opts.Refresh, 0), defaultRefresh)
 	opts.MaxEntries = cmp.Or(max(opts.MaxEntries, 0), defaultMaxEntries)
+	opts.MaxBytes = cmp.Or(max(opts.MaxBytes, 0), defaultMaxBytes)
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
 	if opts.OnError == nil {
 		opts.OnError = func(string, error) {}
 	}
+	if opts.OnDown == nil {
+		opts.OnDown = func(time.Duration, error) {}
+	}
 	c := &Cache{store: store, opts: opts, seed: maphash.MakeSeed()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.entries = otter.Must(&otter.Options[string, *entry]{
-		MaximumSize: opts.MaxEntries,
-		Executor:    c.spawn,
-		Logger:      &otter.NoopLogger{},
+		MaximumWeight: uint64(opts.MaxBytes),
+		Weigher:       opts.weigher(),
+		Executor:      c.spawn,
+		Logger:        &otter.NoopLogger{},
 		// Refreshes are asked for one by one, in lookup: when an entry is due
 		// depends on more than its age. Without a calculator there are none.
 		RefreshCalculator: otter.RefreshWriting[string, *entry](1 << 62),
@@ -176,8 +196,8 @@ func NewCache(store Store, opts CacheOptions) *Cache {
 
 // Signing returns what the domain signs with. The error is ErrNotFound
 // (wrapped) if the store has no such domain, ErrClosed after Close, that of
-// the store if it does not answer and nothing is cached, or that of ctx if it
-// ends first.
+// the store or a *DownError if it does not answer and nothing is cached, or
+// that of ctx if it ends first.
 func (c *Cache) Signing(ctx context.Context, domain string) (*Signing, error) {
 	if c.closed.Load() {
 		return nil, ErrClosed
@@ -190,7 +210,7 @@ func (c *Cache) Signing(ctx context.Context, domain string) (*Signing, error) {
 	switch age := now - e.checked; {
 	case e.change != c.change(domain).Load() || age >= 2*e.refresh:
 		return c.wait(ctx, domain, e)
-	case age >= e.refresh && e.reloading.CompareAndSwap(0, now):
+	case (age >= e.refresh || c.marked(e)) && e.reloading.CompareAndSwap(0, now):
 		c.entries.Refresh(ctx, domain, (*loader)(c))
 	}
 	c.hits.Add(1)
@@ -208,6 +228,12 @@ func (c *Cache) Cached(domain string) (s *Signing, err error, ok bool) {
 	return s, err, true
 }
 
+// marked reports whether the entry was last refreshed in vain, and the store is
+// up again since.
+func (c *Cache) marked(e *entry) bool {
+	return e.err != nil && e.checked <= c.breaker.recovered.Load()
+}
+
 // serve turns an entry into an answer.
 func (c *Cache) serve(e *entry) (*Signing, error) {
 	if e.err != nil {
@@ -220,6 +246,9 @@ func (c *Cache) serve(e *entry) (*Signing, error) {
 // answers with e, the one there was, if any. The load goes on when ctx ends,
 // for those who ask next.
 func (c *Cache) wait(ctx context.Context, domain string, e *entry) (*Signing, error) {
+	if down := c.breaker.down.Load(); down != nil && e == nil {
+		return nil, fmt.Errorf("domain %s: %w", domain, down)
+	}
 	var timeout <-chan time.Time
 	if e != nil {
 		now := c.opts.Now().UnixNano()

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // entry is what the cache knows of a domain. All but reloading stays as it was
@@ -54,6 +55,15 @@ func (c *Cache) load(domain string, old *entry) (*entry, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, loadTimeout)
 	defer cancel()
 	e := &entry{change: c.change(domain).Load(), refresh: int64(c.opts.Refresh)}
+	e.checked = c.opts.Now().UnixNano()
+	if down := c.breaker.down.Load(); down != nil {
+		err := fmt.Errorf("domain %s: %w", domain, down)
+		if old == nil {
+			return nil, err
+		}
+		e.keep(old, err)
+		return e, nil
+	}
 	c.loads.Add(1)
 	signing, err := c.read(ctx, domain, old)
 	e.checked = c.opts.Now().UnixNano()
@@ -76,9 +86,15 @@ func (c *Cache) load(domain string, old *entry) (*entry, error) {
 	if old == nil {
 		return nil, err
 	}
-	c.opts.OnError(domain, err)
-	e.signing, e.absent, e.confirmed, e.err = old.signing, old.absent, old.confirmed, err
+	e.keep(old, err)
+	c.opts.OnError(domain, fmt.Errorf("%w (what is cached is %s old)", err, time.Duration(e.checked-e.confirmed).Round(time.Second)))
 	return e, nil
+}
+
+// keep makes the entry one that says what the old one does, since the store has
+// not answered.
+func (e *entry) keep(old *entry, err error) {
+	e.signing, e.absent, e.confirmed, e.err = old.signing, old.absent, old.confirmed, err
 }
 
 // read asks the store for the domain. A panic in the store, in Prepare or in a
@@ -89,11 +105,7 @@ func (c *Cache) read(ctx context.Context, domain string, old *entry) (s *Signing
 			err = fmt.Errorf("domain %s: panic: %v", domain, r)
 		}
 	}()
-	ask := c.store.Domain
-	if s, ok := c.store.(SigningStore); ok {
-		ask = s.Signing
-	}
-	dom, err := ask(ctx, domain)
+	dom, err := c.ask(ctx, domain)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +116,7 @@ func (c *Cache) read(ctx context.Context, domain string, old *entry) (s *Signing
 		}
 		// An unusable key may be one that was removed between the reading of
 		// its row and of itself.
-		now, err := ask(ctx, domain)
+		now, err := c.ask(ctx, domain)
 		if err != nil || now.Version == dom.Version {
 			return s, nil
 		}

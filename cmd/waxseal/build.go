@@ -76,6 +76,7 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 		Prepare:    engine.Prepare,
 		Refresh:    time.Duration(d.Keystore.Refresh),
 		MaxEntries: d.Keystore.CacheDomains,
+		MaxBytes:   int64(d.Keystore.CacheBytes),
 		Now:        now,
 		OnError: func(domain string, err error) {
 			what := "watching the keystore"
@@ -83,6 +84,17 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 				what = "reading the keystore again; what is cached goes on signing"
 			}
 			warn(what, err)
+		},
+		OnDown: func(after time.Duration, err error) {
+			after = after.Round(time.Second)
+			if err == nil {
+				warn("the keystore answers again", fmt.Errorf("it did not for %s", after))
+				return
+			}
+			if after > 0 {
+				err = fmt.Errorf("for %s: %w", after, err)
+			}
+			warn("the keystore does not answer; what is cached goes on signing, and no mail waits for it", err)
 		},
 	})
 	settings.Keys = cache
@@ -133,6 +145,7 @@ func buildSettings(d *decoded) (*milter.Settings, error) {
 		{"limits.header_bytes", int(d.Limits.HeaderBytes), 1024},
 		{"limits.header_fields", d.Limits.HeaderFields, 10},
 		{"keystore.cache_domains", d.Keystore.CacheDomains, 1},
+		{"keystore.cache_bytes", int(d.Keystore.CacheBytes), 1 << 20},
 	} {
 		if l.value < l.least {
 			check(l.key, fmt.Errorf("%d, want at least %d", l.value, l.least), "")

@@ -118,6 +118,11 @@ type KeystoreConfig struct {
 
 	// How many domains the cache holds. Needs a restart.
 	CacheDomains int `toml:"cache_domains"`
+
+	// How much memory they may take, as estimated from the kinds of their keys:
+	// 12 KiB for one of RSA-2048. The bound that is reached first counts. Needs a
+	// restart.
+	CacheBytes Size `toml:"cache_bytes"`
 }
 
 // ListenConfig is one [listen.NAME] table.
@@ -469,6 +474,7 @@ func defaultConfig() Config {
 			URL:          "dir:/var/lib/waxseal/keys",
 			Refresh:      Duration(time.Minute),
 			CacheDomains: 100_000,
+			CacheBytes:   1 << 30,
 		},
 		Origin: OriginConfig{
 			Login:       true,

@@ -66,7 +66,7 @@ func (d Duration) String() string {
 	return s
 }
 
-// Size is a number of bytes: a number, or one with the unit "KiB" or "MiB".
+// Size is a number of bytes: a number, or one with the unit "KiB", "MiB" or "GiB".
 type Size int
 
 func (n *Size) UnmarshalTOML(v any) error {
@@ -79,13 +79,13 @@ func (n *Size) UnmarshalTOML(v any) error {
 		return err
 	}
 	number, shift := s, 0
-	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20} {
+	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
 		if before, ok := strings.CutSuffix(s, unit); ok {
 			number, shift = strings.TrimSpace(before), bits
 		}
 	}
-	i, err := strconv.ParseInt(number, 10, 32)
-	if err != nil || i < 0 || i<<shift > math.MaxInt32 {
+	i, err := strconv.Atoi(number)
+	if err != nil || i < 0 || i > math.MaxInt>>shift {
 		return fmt.Errorf("size %q: want %s", s, want)
 	}
 	*n = Size(i << shift)
@@ -94,6 +94,8 @@ func (n *Size) UnmarshalTOML(v any) error {
 
 func (n Size) String() string {
 	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return fmt.Sprintf("%dGiB", n>>30)
 	case n >= 1<<20 && n%(1<<20) == 0:
 		return fmt.Sprintf("%dMiB", n>>20)
 	case n >= 1<<10 && n%(1<<10) == 0:

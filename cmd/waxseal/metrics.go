@@ -222,6 +222,8 @@ func liveCollectors(l *live) []prometheus.Collector {
 	return []prometheus.Collector{
 		gauge("waxseal_key_cache_age_seconds", "For how long the keystore has not confirmed the oldest entry that still signs. 0 while it answers.",
 			func() float64 { return l.cache.Age().Seconds() }),
+		gauge("waxseal_keystore_down_seconds", "For how long the keystore has been known not to answer. 0 while it does.",
+			func() float64 { return l.cache.Down().Seconds() }),
 		gauge("waxseal_key_cache_entries", "Domains in memory, those that the keystore does not have included.",
 			func() float64 { return float64(l.cache.Stats().Entries) }),
 		counter("waxseal_key_cache_hits_total", "Lookups of a domain's keys answered from memory.",

@@ -135,6 +135,7 @@ func TestADaemonIsWatched(t *testing.T) {
 		`waxseal_sign_seconds_count 1`,
 		`waxseal_open_connections 1`,
 		`waxseal_key_cache_age_seconds 0`,
+		`waxseal_keystore_down_seconds 0`,
 		`waxseal_key_cache_entries 1`,
 		`waxseal_key_cache_loads_total 1`,
 		`waxseal_key_cache_load_errors_total 0`,
