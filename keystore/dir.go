@@ -35,6 +35,10 @@ type DirOptions struct {
 	// does an empty result.
 	Describe func(d *Domain, k *Key) []byte
 
+	// Wrapper encrypts the key files that are written, and decrypts those that
+	// are read; nil writes them as they are.
+	Wrapper *Wrapper
+
 	// WatchError is told once, by the first Watch that runs out of watches:
 	// from then on some changes are noticed only when the cache refreshes.
 	WatchError func(error)
@@ -44,7 +48,7 @@ type DirOptions struct {
 // holds
 //
 //	domain.toml     the domain's version and its keys' rows
-//	SELECTOR.pem    the private key, mode 0600
+//	SELECTOR.pem    the private key, mode 0600; wrapped if there is a Wrapper
 //	SELECTOR.txt    the record and how to publish it (DirOptions.Describe)
 //	.lock           locked (flock) by whoever writes
 //
@@ -142,34 +146,58 @@ func (d *Dir) read(name string) (*Domain, error) {
 
 // loader returns a Key.Load for the key file of the selector.
 func (d *Dir) loader(domain, selector string) func(context.Context) (crypto.Signer, error) {
-	path := d.file(domain, selector+pemExt)
 	return func(ctx context.Context) (crypto.Signer, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		return d.loadKey(path)
+		return d.loadKey(domain, selector)
 	}
 }
 
 // loadKey reads a key file, if its permissions allow to trust it.
-func (d *Dir) loadKey(path string) (crypto.Signer, error) {
-	if err := d.checkParents(path); err != nil {
-		return nil, err
-	}
-	data, info, err := readRegular(path, maxKeyFile)
+func (d *Dir) loadKey(domain, selector string) (crypto.Signer, error) {
+	stored, _, err := d.readKey(domain, selector)
 	if err != nil {
 		return nil, err
+	}
+	defer clear(stored)
+	data, err := d.opts.Wrapper.Unwrap(domain, selector, stored)
+	if err != nil {
+		return nil, wrapError(d.file(domain, selector+pemExt), err)
 	}
 	defer clear(data)
-	if err := d.checkKeyFile(path, info); err != nil {
-		return nil, err
-	}
 	key, err := ParsePrivateKey(data)
 	if err != nil {
-		return nil, &FileError{Path: path, Problem: err.Error(),
+		return nil, &FileError{Path: d.file(domain, selector+pemExt), Problem: err.Error(),
 			Repair: "replace it by the RSA or Ed25519 key that belongs to the record, or make a new key"}
 	}
 	return key, nil
+}
+
+// readKey reads a key file as it stands, if its permissions allow to trust it.
+func (d *Dir) readKey(domain, selector string) ([]byte, fs.FileInfo, error) {
+	path := d.file(domain, selector+pemExt)
+	if err := d.checkParents(path); err != nil {
+		return nil, nil, err
+	}
+	data, info, err := readRegular(path, maxKeyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.checkKeyFile(path, info); err != nil {
+		return nil, nil, err
+	}
+	return data, info, nil
+}
+
+// wrapError names the remedy for an error of unwrapping.
+func wrapError(path string, err error) error {
+	e := &FileError{Path: path, Problem: err.Error(), Err: err, Repair: "restore it from a backup, or make a new key and remove this one"}
+	if missing := new(WrappedError); errors.As(err, &missing) {
+		e.Problem = fmt.Sprintf("encrypted with the wrapping key %s, which is not there", missing.ID)
+		e.Repair = "add that to the file of keystore.key_encryption_key"
+	}
+	return e
 }
 
 // List implements Store. Each call goes over the names in the directory once,

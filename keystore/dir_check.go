@@ -82,7 +82,7 @@ func (d *Dir) checkKey(domain string, k *Key) []error {
 		}
 		return nil
 	}
-	key, err := d.loadKey(path)
+	key, err := d.loadKey(domain, k.Selector)
 	if err != nil {
 		return []error{err}
 	}

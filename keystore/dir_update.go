@@ -227,6 +227,9 @@ func (u *update) writeKey(ctx context.Context, k *Key) error {
 		return err
 	}
 	defer clear(data)
+	if data, err = u.dir.opts.Wrapper.Wrap(u.dom.Name, k.Selector, data); err != nil {
+		return err
+	}
 	temp, err := u.writeTemp(data, modeKey)
 	if err != nil {
 		return err
@@ -249,7 +252,7 @@ func (u *update) writeKey(ctx context.Context, k *Key) error {
 		return err
 	}
 	file := u.dir.file(u.dom.Name, name)
-	there, err := u.dir.loadKey(file)
+	there, err := u.dir.loadKey(u.dom.Name, k.Selector)
 	if err != nil {
 		return fmt.Errorf("its file is there already: %w", err)
 	}

@@ -39,6 +39,7 @@ var pemKinds = map[string]string{
 	"DH PARAMETERS":           "Diffie-Hellman parameters; the private key is wanted",
 	"PGP PRIVATE KEY BLOCK":   "an OpenPGP key; an RSA or Ed25519 key in PEM is wanted",
 	"PGP PUBLIC KEY BLOCK":    "an OpenPGP key; an RSA or Ed25519 key in PEM is wanted",
+	wrappedKind:               "a private key that waxseal has encrypted for its own keystore; export it there: waxseal key export DOMAIN SELECTOR",
 	"ED25519 PRIVATE KEY":     "an Ed25519 key in a format of its own; PKCS#8 (RFC 8410) is wanted",
 }
 

@@ -227,6 +227,9 @@ func anyRule(d *decoded) bool {
 // openStore opens the keystore of the configuration.
 func openStore(d *decoded, warn func(what string, err error)) (keystore.Store, error) {
 	store, remedy, err := openStoreAt(d, d.Keystore.URL, warn)
+	if errors.As(err, new(problems)) { // which say where they are
+		return nil, err
+	}
 	if err != nil {
 		return nil, problems{d.problem("keystore.url", err, remedy)}
 	}
@@ -242,15 +245,20 @@ func openStoreAt(d *decoded, url string, warn func(what string, err error)) (_ k
 		return nil, "leave key_query and list_query out", errors.New("only a database can be asked by SQL")
 	}
 	if kind := serverKind(url); kind != "" {
-		store, err := openServer(kind, url)
+		store, err := openServer(d, kind, url)
 		return store, "", err
 	}
 	path, ok := keystoreDir(url)
 	if !ok {
 		return nil, "write dir:PATH, a bare path, sqlite:PATH, postgres://HOST/DATABASE, mysql://HOST/DATABASE, redis://HOST, vault://HOST or ldaps://HOST/BASE", fmt.Errorf("%q is no keystore", url)
 	}
+	wrapper, err := readWrapper(d)
+	if err != nil {
+		return nil, "", err
+	}
 	store, err := keystore.OpenDir(path, keystore.DirOptions{
 		GroupReadable: d.Keystore.GroupReadable,
+		Wrapper:       wrapper,
 		Describe:      dns.Describe,
 		WatchError: func(err error) {
 			warn("watching the keystore; changes are seen after keystore.refresh", err)
@@ -282,13 +290,17 @@ func serverKind(url string) string {
 
 // openServer opens a keystore on a server of that kind. Nothing is connected to
 // yet.
-func openServer(kind, url string) (keystore.Store, error) {
+func openServer(d *decoded, kind, url string) (keystore.Store, error) {
+	wrapper, err := readWrapper(d)
+	if err != nil {
+		return nil, err
+	}
 	ctx := context.Background() // it only bounds the reading of files
 	switch kind {
 	case "redis":
-		return redisstore.Open(ctx, url, redisstore.Options{SecretPath: dns.CredentialPath})
+		return redisstore.Open(ctx, url, redisstore.Options{SecretPath: dns.CredentialPath, Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap})
 	case "vault":
-		return vaultstore.Open(ctx, url, vaultstore.Options{SecretPath: dns.CredentialPath})
+		return vaultstore.Open(ctx, url, vaultstore.Options{SecretPath: dns.CredentialPath, Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap})
 	default:
 		return ldapstore.Open(ctx, url, ldapstore.Options{SecretPath: dns.CredentialPath})
 	}
@@ -296,7 +308,14 @@ func openServer(kind, url string) (keystore.Store, error) {
 
 // openSQL opens a keystore in a database.
 func openSQL(d *decoded, url string) (_ keystore.Store, remedy string, err error) {
-	o := sqlstore.Options{GroupReadable: d.Keystore.GroupReadable, SecretPath: dns.CredentialPath}
+	wrapper, err := readWrapper(d)
+	if err != nil {
+		return nil, "", err
+	}
+	o := sqlstore.Options{
+		GroupReadable: d.Keystore.GroupReadable, SecretPath: dns.CredentialPath,
+		Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap, Rewrap: wrapper.Rewrap,
+	}
 	queries := sqlstore.Queries{}
 	if url == d.Keystore.URL {
 		queries = sqlstore.Queries{Keys: d.Keystore.KeyQuery, List: d.Keystore.ListQuery}
@@ -325,6 +344,23 @@ func readOnly(store keystore.Store) bool {
 	}
 	foreign, ok := store.(interface{ ReadOnly() bool })
 	return ok && foreign.ReadOnly()
+}
+
+// readWrapper reads the keys that encrypt the private keys in the store; without
+// the setting it returns nil.
+func readWrapper(d *decoded) (*keystore.Wrapper, error) {
+	if d.Keystore.KeyEncryptionKey == "" {
+		return nil, nil
+	}
+	path, err := dns.CredentialPath(d.Keystore.KeyEncryptionKey)
+	if err != nil {
+		return nil, problems{d.problem("keystore.key_encryption_key", err, "")}
+	}
+	w, err := keystore.ReadWrapper(path)
+	if err != nil {
+		return nil, problems{d.problem("keystore.key_encryption_key", err, "")}
+	}
+	return w, nil
 }
 
 // keystoreDir returns the directory that is the keystore, if one is.

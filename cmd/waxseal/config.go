@@ -111,6 +111,13 @@ type KeystoreConfig struct {
 	// a mounted secret are. Needs a restart.
 	GroupReadable bool `toml:"group_readable"`
 
+	// Encrypt the private keys in the store with the keys in this file: one to a
+	// line, 32 bytes in base64, as "openssl rand -base64 32" makes them. The first
+	// encrypts, all decrypt. "credential:NAME" is one that systemd hands over
+	// (LoadCredential=). Keys that are there already are encrypted by "waxseal
+	// store rewrap". Without this file, the keys are lost. Needs a restart.
+	KeyEncryptionKey string `toml:"key_encryption_key"`
+
 	// How old an entry of the cache may grow before it is looked up again,
 	// beside the mail. Changes made on this machine, and those in a database, are
 	// seen at once. Needs a restart.

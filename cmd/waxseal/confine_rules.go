@@ -97,6 +97,9 @@ func confineRules(d *decoded, program string) landlock.Rules {
 	}
 	r.database()
 	r.server()
+	if path, err := dns.CredentialPath(d.Keystore.KeyEncryptionKey); err == nil {
+		r.add(landlock.Read, "keystore.key_encryption_key", path)
+	}
 	r.listeners()
 	for _, name := range sortedKeys(d.Publish) {
 		if path, err := dns.CredentialPath(d.Publish[name].TSIGKey); err == nil && path != "" {

@@ -26,7 +26,7 @@ type migrator interface {
 }
 
 func (a *app) storeCommand() *cobra.Command {
-	return group("store", "Look after the keystore as a whole", a.storeStatusCommand(), a.storeMigrateCommand(), a.storeCopyCommand())
+	return group("store", "Look after the keystore as a whole", a.storeStatusCommand(), a.storeMigrateCommand(), a.storeCopyCommand(), a.storeRewrapCommand())
 }
 
 func (a *app) storeMigrateCommand() *cobra.Command {

@@ -69,6 +69,10 @@ type Options struct {
 	Wrap   func(domain, selector string, pem []byte) ([]byte, error)
 	Unwrap func(domain, selector string, stored []byte) ([]byte, error)
 
+	// Rewrap returns what is stored of a key as Wrap would have it now, and nil if
+	// it is that already. See Store.Rewrap.
+	Rewrap func(domain string, k *keystore.Key, stored []byte) ([]byte, error)
+
 	// SecretPath returns the path of the file that password_file means; nil
 	// takes it as a path.
 	SecretPath func(name string) (string, error)
@@ -182,18 +186,24 @@ func (s *Store) domain(ctx context.Context, name, query string, prefetched func(
 // loader returns a Key.Load that reads the private half from the database.
 func (s *Store) loader(domain, selector string) func(context.Context) (crypto.Signer, error) {
 	return func(ctx context.Context) (crypto.Signer, error) {
-		var stored []byte
-		err := s.reading(ctx, "key "+selector+"."+domain, func(ctx context.Context) error {
-			return s.db.QueryRowContext(ctx, s.bind(`SELECT private FROM waxseal_key WHERE domain = ? AND selector = ?`), domain, selector).Scan(&stored)
-		})
-		switch {
-		case errors.Is(err, sql.ErrNoRows) || err == nil && len(stored) == 0:
-			return nil, errors.New("the database has no private half of it; if it was not removed, restore it from a backup")
-		case err != nil:
+		stored, err := s.stored(ctx, domain, selector)
+		if err != nil {
 			return nil, err
 		}
 		return s.parseKey(domain, selector, stored)
 	}
+}
+
+// stored returns a private half as the database has it.
+func (s *Store) stored(ctx context.Context, domain, selector string) ([]byte, error) {
+	var stored []byte
+	err := s.reading(ctx, "key "+selector+"."+domain, func(ctx context.Context) error {
+		return s.db.QueryRowContext(ctx, s.bind(`SELECT private FROM waxseal_key WHERE domain = ? AND selector = ?`), domain, selector).Scan(&stored)
+	})
+	if errors.Is(err, sql.ErrNoRows) || err == nil && len(stored) == 0 {
+		return nil, errors.New("the database has no private half of it; if it was not removed, restore it from a backup")
+	}
+	return stored, err
 }
 
 func (s *Store) parseKey(domain, selector string, stored []byte) (crypto.Signer, error) {
