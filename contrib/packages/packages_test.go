@@ -62,7 +62,7 @@ func TestMain(m *testing.M) {
 }
 
 // build makes the packages once for all tests, and returns their directory: they
-// are in 1 below it, later versions in 2, and keys to try them with beside.
+// are in 1 below it, later versions in 2, and keys to try them with and the README beside.
 func build(t *testing.T) string {
 	t.Helper()
 	made.Do(func() {
@@ -87,6 +87,13 @@ func build(t *testing.T) string {
 			if made.err != nil {
 				return
 			}
+		}
+		var text []byte
+		if text, made.err = os.ReadFile("../../README.md"); made.err == nil {
+			made.err = os.WriteFile(filepath.Join(made.directory, "README.md"), text, 0o644)
+		}
+		if made.err != nil {
+			return
 		}
 		for _, version := range []string{"1", "2"} {
 			to := filepath.Join(made.directory, version)
@@ -143,6 +150,16 @@ func TestServeSaysHowToBegin(t *testing.T) {
 	t.Parallel()
 	require(t, installed("dpkg"), installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
 	live(t, "begin.sh")
+}
+
+// TestREADMEWiresPostfix configures a Postfix by following the README word for
+// word, and wants signed mail from it.
+func TestREADMEWiresPostfix(t *testing.T) {
+	t.Parallel()
+	_, noPostfix := os.Stat("/usr/share/postfix/master.cf.dist")
+	noDkimpy := exec.Command("/usr/bin/python3", "-c", "import dkim, nacl").Run()
+	require(t, installed("dpkg"), installed("ip"), noPostfix, noDkimpy, installed("systemd-sysusers"), installed("systemd-tmpfiles"), privateRoot())
+	live(t, "readme.sh")
 }
 
 // TestLintianFindsNothing wants no error and no warning, but for those that are
