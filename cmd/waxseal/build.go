@@ -442,13 +442,28 @@ func openListeners(d *decoded) (_ []namedListener, err error) {
 
 // listenRemedy is what to do when a listener cannot be opened.
 func listenRemedy(c ListenConfig, err error) string {
+	dir := filepath.Dir(c.Address.Address.Address)
 	switch {
+	case errors.Is(err, syscall.EROFS) && c.Address.Network == "unix":
+		return fmt.Sprintf("in a unit of systemd, only what it names may be changed: systemctl edit waxseal, with the lines [Service] and %s", unitOpens(dir))
 	case errors.Is(err, fs.ErrPermission) && c.Address.Network == "unix":
-		return fmt.Sprintf("make its directory for this user: install -d -m 0750 -o %d %s", os.Geteuid(), filepath.Dir(c.Address.Address.Address))
+		if _, err := os.Stat(dir); err == nil {
+			return fmt.Sprintf("give its directory to this user: chown %d %s", os.Geteuid(), dir)
+		}
+		return fmt.Sprintf("make its directory for this user: install -d -m 0755 -o %d -g %d %s", os.Geteuid(), os.Getegid(), dir)
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "stop the process that listens there, or choose another port"
 	}
 	return ""
+}
+
+// unitOpens is the line of a unit that lets its process make sockets in a
+// directory. In /run, which is empty after a boot, systemd makes it, too.
+func unitOpens(dir string) string {
+	if name, ok := strings.CutPrefix(dir, "/run/"); ok {
+		return "RuntimeDirectory=" + name
+	}
+	return "ReadWritePaths=" + dir
 }
 
 // checkListeners finds what is wrong with the listeners, that of the metrics

@@ -245,8 +245,17 @@ func (a *app) afterImport(t *takeover, output string) {
 	for _, h := range t.hints {
 		a.notice("hint: %s", h)
 	}
+	for _, name := range sortedKeys(t.config.Listen) {
+		for _, h := range socketHints(t.config.Listen[name]) {
+			a.notice("hint: %s", h)
+		}
+	}
 	if len(t.config.Listen) > 0 {
-		a.notice("hint: waxseal listens where %s does, so the mail server needs no change: stop that, then start waxseal serve --config %s", t.program, output)
+		start := "start waxseal serve --config " + output
+		if output == defaultConfigFile {
+			start = "systemctl restart waxseal"
+		}
+		a.notice("hint: waxseal listens where %s does, so the mail server needs no change: stop that, then %s", t.program, start)
 	}
 }
 

@@ -279,3 +279,29 @@ func TestNoSettingOfOpenDKIMIsPassedOver(t *testing.T) {
 		}
 	}
 }
+
+// TestTheImportSaysWhatTheSocketTakes wants the commands without which the daemon
+// could not listen where OpenDKIM does.
+func TestTheImportSaysWhatTheSocketTakes(t *testing.T) {
+	const edit = "systemctl edit waxseal, with the lines [Service] and "
+	for _, test := range []struct {
+		socket     string
+		want, not  string
+		usesGroups bool
+	}{
+		{"local:/var/spool/postfix/opendkim/opendkim.sock", "chown waxseal /var/spool/postfix/opendkim; and " + edit + "ReadWritePaths=/var/spool/postfix/opendkim", "RuntimeDirectory", true},
+		{"local:/run/opendkim/opendkim.sock", edit + "RuntimeDirectory=opendkim", "chown", true},
+		{"local:/run/waxseal/milter.sock", "", "systemctl edit", true},
+		{"inet:8891@localhost", "", "systemctl edit", false},
+	} {
+		c := newCLI(t)
+		dir := openDKIMFiles(t, map[string]string{"opendkim.conf": strings.Replace(simpleOpenDKIM, "inet:8891@localhost", test.socket, 1) + "UserID nobody:root\n"})
+		r := importOpenDKIM(c, dir)
+		if r.code != exitDone || !strings.Contains(r.stderr, test.want) || strings.Contains(r.stderr, test.not) {
+			t.Errorf("%s: exit status %d\n%s", test.socket, r.code, r.stderr)
+		}
+		if got := strings.Contains(r.stderr, "usermod -aG root waxseal"); got != test.usesGroups {
+			t.Errorf("%s: tells of the group: %t\n%s", test.socket, got, r.stderr)
+		}
+	}
+}

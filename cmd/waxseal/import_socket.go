@@ -3,9 +3,37 @@ package main
 // The socket of another signer.
 
 import (
+	"fmt"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strings"
 )
+
+// unitSockets are the directories for sockets that our unit opens by itself.
+var unitSockets = []string{"/run/waxseal", "/var/spool/postfix/waxseal"}
+
+// socketHints are what the daemon's user needs to take the place of another
+// program at its socket.
+func socketHints(c ListenConfig) []string {
+	if c.Address.Network != "unix" {
+		return nil
+	}
+	var hints []string
+	if c.Group != "" {
+		hints = append(hints, "the daemon's user gives the socket to group "+c.Group+", so it has to be a member: usermod -aG "+c.Group+" waxseal")
+	}
+	dir := filepath.Dir(c.Address.Address.Address)
+	if slices.Contains(unitSockets, dir) {
+		return hints
+	}
+	open := unitOpens(dir)
+	unit := "systemctl edit waxseal, with the lines [Service] and " + open
+	if strings.HasPrefix(open, "RuntimeDirectory=") { // systemd gives it to the user
+		return append(hints, "the directory of the socket, "+dir+", has to be open to the daemon: "+unit)
+	}
+	return append(hints, fmt.Sprintf("the directory of the socket, %s, has to be open to the daemon: chown waxseal %s; and %s", dir, dir, unit))
+}
 
 // takeSocket takes over the socket of a milter, in libmilter's spelling.
 func (t *takeover) takeSocket(place, setting, text string) (ListenConfig, bool) {
