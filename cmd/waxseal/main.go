@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -216,8 +217,15 @@ func shellArgument(s string) string {
 	return s
 }
 
+// release is the version of the package that the program is in, which the linker
+// puts here.
+var release string
+
 // version is what the build recorded of its own origin.
 func version() string {
+	if release != "" {
+		return release + " " + runtime.Version()
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

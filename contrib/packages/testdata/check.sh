@@ -16,6 +16,7 @@ postfix_goes() {
 # What is there after an installation, in both.
 check_installed() {
 	is /usr/bin/waxseal root:root 755
+	waxseal --version | grep -w '1\.0' # that of the package
 	is /etc/waxseal/waxseal.toml root:root 644
 	is /run/waxseal waxseal:waxseal 755
 	is /var/lib/waxseal waxseal:waxseal 755

@@ -41,6 +41,7 @@ dpkg -r waxseal
 
 # Installed again, it goes on with them; purged, the keys stay.
 dpkg -i /packages/2/waxseal_*.deb
+systemctl enable waxseal.socket waxseal-keep.timer # by the administrator
 dpkg -P waxseal
 [ ! -e /etc/waxseal ]
 [ ! -e /run/waxseal ]
