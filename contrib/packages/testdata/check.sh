@@ -25,6 +25,11 @@ check_installed() {
 	# All commented: it changes nothing, and it is that of this version.
 	! grep -q '^[a-z]' /etc/waxseal/waxseal.toml || false
 	waxseal config example | cmp - /etc/waxseal/waxseal.toml
+	# The README leads to them.
+	for path in $(grep -o '(contrib/\(postfix\|sendmail\|exim\|grafana\|systemd\)[^)]*)' /usr/share/doc/waxseal/README.md | tr -d '()'); do
+		[ -e "/usr/share/doc/waxseal/$path" ]
+	done
+	is /usr/share/doc/waxseal/contrib/postfix/main.cf root:root 644
 	for page in man1/waxseal.1 man1/waxseal-key-new.1 man5/waxseal.toml.5; do
 		is /usr/share/man/$page.gz root:root 644
 	done
