@@ -2,17 +2,17 @@ package ldapstore
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"waxseal/keystore"
 )
 
 // target is a URL, taken apart.
@@ -140,7 +140,7 @@ func (t *target) setOptions(query, scheme string, local bool, secretPath func(st
 	if (values.Has("ca") || values.Has("cert")) && scheme == "ldap" && !t.startTLS {
 		return errors.New(`"ca" and "cert" are about TLS, which "starttls" is to begin`)
 	}
-	t.tls, err = tlsConfig(values.Get("ca"), values.Get("cert"), values.Get("key"))
+	t.tls, err = keystore.ClientTLS(values.Get("ca"), values.Get("cert"), values.Get("key"))
 	return err
 }
 
@@ -151,29 +151,4 @@ func (t *target) tlsFor(text string) *tls.Config {
 		c.ServerName = u.Hostname()
 	}
 	return c
-}
-
-func tlsConfig(ca, cert, key string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		data, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("ca: %s has no certificate in PEM", ca)
-		}
-	}
-	if (cert == "") != (key == "") {
-		return nil, errors.New(`of "cert" and "key" one is missing`)
-	}
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("cert: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }

@@ -2,12 +2,10 @@ package vaultstore
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +108,7 @@ func parseURL(text string, secretPath func(string) (string, error)) (*target, er
 	httpScheme := "http://"
 	if scheme == "vault" {
 		httpScheme = "https://"
-		if t.tls, err = tlsConfig(o.get("ca"), o.get("cert"), o.get("key")); err != nil {
+		if t.tls, err = keystore.ClientTLS(o.get("ca"), o.get("cert"), o.get("key")); err != nil {
 			return nil, err
 		}
 	}
@@ -247,31 +245,6 @@ func (t *target) setAuth(o options, secretPath func(string) (string, error)) err
 		return errors.New(`auth=kubernetes needs "role"`)
 	}
 	return nil
-}
-
-func tlsConfig(ca, cert, key string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		data, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("ca: %s has no certificate in PEM", ca)
-		}
-	}
-	if (cert == "") != (key == "") {
-		return nil, errors.New(`of "cert" and "key" one is missing`)
-	}
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("cert: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }
 
 // cleanPath leaves out slashes around.
