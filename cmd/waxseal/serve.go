@@ -210,7 +210,8 @@ func (a *app) serve(ctx context.Context, listen []string, dev string, stop, relo
 			return server.Check()
 		})
 	})
-	helpers.Go(func() { beats(helping, current, nodeName(config), a.now, log) })
+	node := nodeName(config)
+	helpers.Go(func() { beats(helping, current, node, a.now, log) })
 	watch := &watcher{path: reloads.path, tried: reloads.tried, changed: make(chan saved), log: log}
 	if watch.path != "" {
 		helpers.Go(func() { watch.run(helping) })

@@ -1,10 +1,12 @@
 package dnstest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,6 +136,12 @@ func (r *relay) pass(to, from net.Conn) {
 func listen(t testing.TB, a netip.AddrPort) (net.Listener, net.PacketConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", a.String())
+	// A process that another test is just starting may still hold the socket
+	// with which the address was found to be free.
+	for deadline := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+		l, err = net.Listen("tcp", a.String())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
