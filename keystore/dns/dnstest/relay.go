@@ -135,20 +135,27 @@ func (r *relay) pass(to, from net.Conn) {
 // listen listens on one address for UDP and TCP.
 func listen(t testing.TB, a netip.AddrPort) (net.Listener, net.PacketConn) {
 	t.Helper()
-	l, err := net.Listen("tcp", a.String())
-	// A process that another test is just starting may still hold the socket
-	// with which the address was found to be free.
-	for deadline := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-		l, err = net.Listen("tcp", a.String())
-	}
+	var l net.Listener
+	var p net.PacketConn
+	err := whenFree(func() (err error) { l, err = net.Listen("tcp", a.String()); return err })
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := net.ListenPacket("udp", a.String())
-	if err != nil {
+	if err = whenFree(func() (err error) { p, err = net.ListenPacket("udp", a.String()); return err }); err != nil {
 		l.Close()
 		t.Fatal(err)
 	}
 	return l, p
+}
+
+// whenFree listens, again for a while if the address is in use: a process that
+// another test is just starting may still hold the socket with which it was found
+// to be free.
+func whenFree(listen func() error) error {
+	err := listen()
+	for deadline := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+		err = listen()
+	}
+	return err
 }
