@@ -78,9 +78,9 @@ type guard struct {
 	idle, frame time.Duration
 
 	// field takes header fields and body the payload of body packets. They
-	// are nil until the MTA has agreed to get no reply to these. The bytes
-	// are valid until they return.
-	field func(name, value []byte) error
+	// are nil until the MTA has agreed to get no reply to these. A chunk is
+	// valid until body returns.
+	field func(name, value string) error
 	body  func(chunk []byte) error
 
 	// panicked makes an error of a panic, which go-milter would let end the
@@ -243,8 +243,8 @@ func (g *guard) takeField(size int) error {
 	if err != nil {
 		return err
 	}
-	name, value, ok := bytes.Cut(packet[5:], []byte{0})
-	if !ok || len(value) == 0 || bytes.IndexByte(value, 0) != len(value)-1 {
+	name, value, ok := strings.Cut(string(packet[5:]), "\x00")
+	if !ok || len(value) == 0 || strings.IndexByte(value, 0) != len(value)-1 {
 		return malformed("L packet without its two strings")
 	}
 	if err := g.field(name, value[:len(value)-1]); err != nil {

@@ -201,20 +201,19 @@ func (s *session) Data(gomilter.Modifier) (*gomilter.Response, error) {
 // Header is called for MTAs that want a reply to each field; for all others the
 // guard calls takeField.
 func (s *session) Header(name, value string, _ gomilter.Modifier) (_ *gomilter.Response, err error) {
-	return gomilter.RespContinue, s.takeField([]byte(name), []byte(value))
+	return gomilter.RespContinue, s.takeField(name, value)
 }
 
-func (s *session) takeField(name, value []byte) (err error) {
+func (s *session) takeField(name, value string) (err error) {
 	defer s.recovered(&err)
 	if s.tx == nil {
 		return nil
 	}
-	text := string(value)
-	if !s.leadingSpace && (text == "" || text[0] != '\t' && text[0] != '\n') {
+	if !s.leadingSpace && (value == "" || value[0] != '\t' && value[0] != '\n') {
 		// An MTA without this bit has eaten the blank after the colon.
-		text = " " + text
+		value = " " + value
 	}
-	s.tx.Field(string(name), text)
+	s.tx.Field(name, value)
 	return nil
 }
 

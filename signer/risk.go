@@ -266,7 +266,10 @@ func (m *Message) Risks() []Finding {
 	if why := m.multipart.changed(); why != "" {
 		add(RewrittenMultipart, "%s, and Sendmail writes it in another way", why)
 	}
-	count := func(name string) int { return m.names[m.fields.index[strings.ToLower(name)]].count }
+	count := func(name string) int {
+		rule, _ := m.fields.rule(name) // every Fields has one
+		return m.names[rule].count
+	}
 	if count("Date") == 0 {
 		add(MissingDate, "no Date field: a server on the way may add one, and receivers dislike mail without")
 	}
