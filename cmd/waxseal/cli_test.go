@@ -139,6 +139,15 @@ func TestKeysAreListedAndShown(t *testing.T) {
 	if out := c.ok("", "key new example.com --dry-run"); strings.Contains(out, "v=DKIM1") {
 		t.Errorf("a dry run prints a record that will never be:\n%s", out)
 	}
+	for line, record := range map[string]bool{
+		"key new example.com --dry-run --json":                                          false, // that of a key which will never be
+		"key import example.com mail ../../testdata/keys/rsa-2048.pem --dry-run --json": true,
+	} {
+		out := c.ok("", line)
+		if !json.Valid([]byte(out)) || !strings.Contains(out, `"state": "pending"`) || strings.Contains(out, "v=DKIM1") != record {
+			t.Errorf("%s printed\n%s", line, out)
+		}
+	}
 	out := c.ok("", "key list")
 	for _, want := range []string{"example.com          2026a     rsa-2048   pending  2026-11-22  newsletter", "xn--bcher-kva.example  2026a     ed25519"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(want), " ")) {
@@ -174,6 +183,24 @@ func TestTheLifeOfAKey(t *testing.T) {
 	if out := c.ok("", "key show example.com mail"); !strings.Contains(out, "active") {
 		t.Errorf("a dry run changed the key:\n%s", out)
 	}
+	for _, test := range []struct {
+		line  string
+		state keystore.State
+	}{
+		{"key retire example.com mail", keystore.Retired},
+		{"key activate example.com 2026b --force --reason tested", keystore.Active},
+		{"key revoke example.com mail --force --reason tested", keystore.Revoked},
+		{"key remove example.com 2026b", keystore.Removed},
+	} {
+		if test.state == keystore.Active {
+			c.ok("", "key new example.com --algorithm ed25519 --selector 2026b")
+		}
+		var row keyRow
+		if err := json.Unmarshal([]byte(c.ok("", test.line+" --dry-run --json")), &row); err != nil || row.State != test.state {
+			t.Errorf("%s --dry-run --json: %v, %+v", test.line, err, row)
+		}
+	}
+	c.ok("", "key remove example.com 2026b")
 	c.ok("", "key retire example.com mail")
 	c.fails("", "key remove example.com mail", exitFailed, "2026-11-29")
 	c.now = c.now.Add(keystore.Grace)
@@ -187,7 +214,7 @@ func TestTheLifeOfAKey(t *testing.T) {
 	c.fails("", "key export example.com mail", exitFailed, "gone")
 	c.fails("", "key new example.com --selector mail", exitFailed, "used before")
 	for i := range 3 {
-		if out := c.ok("", "key new example.com --algorithm ed25519"); !strings.Contains(out, []string{"2026b", "2026c", "2026d"}[i]) {
+		if out := c.ok("", "key new example.com --algorithm ed25519"); !strings.Contains(out, []string{"2026c", "2026d", "2026e"}[i]) {
 			t.Errorf("the next key is not the next letter:\n%s", out)
 		}
 	}

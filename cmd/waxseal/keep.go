@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -159,21 +160,26 @@ type keptStep struct {
 	text string
 }
 
-func newKeepResult(r *keeper.Result) keepResult {
-	k := keepResult{Domain: r.Domain.Name, Taken: []keptStep{}, Open: []keptStep{}}
-	add := func(to *[]keptStep, steps []keystore.Step) {
-		for _, s := range steps {
-			kept := keptStep{Step: s.Action, Selector: s.Selector, Algorithm: s.Algorithm, Because: s.Because, Detail: s.Detail, text: s.String()}
-			if !s.NotBefore.IsZero() {
-				kept.NotBefore = &s.NotBefore
-			}
-			*to = append(*to, kept)
-			k.alarm = k.alarm || s.Action == keystore.Alarm
-		}
+func newKeptStep(s keystore.Step) keptStep {
+	return keptStep{
+		Step: s.Action, Selector: s.Selector, Algorithm: s.Algorithm, Because: s.Because, Detail: s.Detail,
+		NotBefore: timeOrNone(s.NotBefore), text: s.String(),
 	}
-	add(&k.Taken, r.Taken)
-	add(&k.Open, r.Open)
-	return k
+}
+
+func newKeptSteps(steps []keystore.Step) []keptStep {
+	kept := []keptStep{}
+	for _, s := range steps {
+		kept = append(kept, newKeptStep(s))
+	}
+	return kept
+}
+
+func newKeepResult(r *keeper.Result) keepResult {
+	return keepResult{
+		Domain: r.Domain.Name, Taken: newKeptSteps(r.Taken), Open: newKeptSteps(r.Open),
+		alarm: slices.ContainsFunc(r.Open, func(s keystore.Step) bool { return s.Action == keystore.Alarm }),
+	}
 }
 
 // printKept prints one step a line. Waiting is of interest only to who asked for

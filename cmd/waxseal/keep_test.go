@@ -79,6 +79,11 @@ func TestKeepAndRotate(t *testing.T) {
 	if out := c.ok("", "rotate example.com --dry-run"); !strings.Contains(out, "would create") {
 		t.Errorf("a dry run printed\n%s", out)
 	}
+	var planned rotateResult
+	if err := json.Unmarshal([]byte(c.ok("", "rotate example.com --dry-run --json")), &planned); err != nil ||
+		len(planned.Taken) != 0 || len(planned.Open) != 1 || planned.Open[0].Step != keystore.Create || len(planned.Keys) != 1 {
+		t.Errorf("rotate --dry-run --json: %v, %+v", err, planned)
+	}
 	out := c.ok("", "rotate example.com --reason quarterly")
 	if !strings.Contains(out, "made 2026b") || !strings.Contains(out, "2026b._domainkey.example.com. IN TXT") {
 		t.Errorf("rotate does not say what to publish:\n%s", out)
@@ -108,9 +113,12 @@ func TestKeepAndRotate(t *testing.T) {
 
 	c.fails("", "rotate example.com --emergency", exitMisuse, "reason")
 	c.now = c.now.Add(time.Minute)
-	out = c.run("", "rotate example.com --emergency --reason stolen --wait 1ms").stdout
-	if !strings.Contains(out, "made 2026c") {
-		t.Errorf("rotate --emergency printed\n%s", out)
+	out = c.run("", "rotate example.com --emergency --reason stolen --wait 1ms --json").stdout
+	var rotated rotateResult
+	if err := json.Unmarshal([]byte(out), &rotated); err != nil || rotated.Domain != "example.com" || len(rotated.Taken) == 0 ||
+		rotated.Taken[0].Step != keystore.Create || rotated.Taken[0].Selector != "2026c" ||
+		len(rotated.Open) == 0 || len(rotated.Keys) != 3 || !strings.HasPrefix(rotated.Keys[2].Record, "v=DKIM1") {
+		t.Errorf("rotate --emergency --json printed\n%s", out)
 	}
 	records(first + second + c.ok("", "dns show example.com 2026c"))
 	out = c.ok("", "keep")
@@ -249,7 +257,14 @@ func TestRotateFlags(t *testing.T) {
 	c.fails("", "rotate example.com --wait 1m", exitMisuse, "--wait without --now")
 	c.fails("", "rotate example.com --now --wait -1m", exitMisuse, "--wait")
 	c.ok("", "key new example.com")
-	out := c.ok("", "rotate example.com --emergency --reason stolen --dry-run")
+	if r := c.run("", "rotate example.org --json"); r.code != exitFailed || r.stdout != "" {
+		t.Errorf("a rotation that never began: exit status %d, %q", r.code, r.stdout)
+	}
+	out := c.ok("", "rotate example.com --emergency --reason stolen --dry-run --json")
+	if !json.Valid([]byte(out)) || strings.Count(out, `"step": "revoke"`) != 2 {
+		t.Errorf("a dry run printed as JSON\n%s", out)
+	}
+	out = c.ok("", "rotate example.com --emergency --reason stolen --dry-run")
 	for _, want := range []string{"would create (ed25519)", "would revoke 2026a (active)", "would revoke 2026b (pending)"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("a dry run does not say %q:\n%s", want, out)

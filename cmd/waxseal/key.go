@@ -85,12 +85,16 @@ three; one is used again when its last key was revoked and no mail needs it.`,
 					return err
 				}
 				a.warnOfKey(domain, k)
+				row := newKeyRow(domain, k)
 				if a.dryRun {
-					fmt.Fprintf(a.stdout, "would make %s key %s of %s\n", k.Algorithm, k.Selector, domain)
-					return nil
+					row.Record = "" // this key goes nowhere, and a real one will have another
 				}
-				made = append(made, newKeyRow(domain, k))
-				if !a.json {
+				made = append(made, row)
+				switch {
+				case a.json:
+				case a.dryRun:
+					fmt.Fprintf(a.stdout, "would make %s key %s of %s\n", k.Algorithm, k.Selector, domain)
+				default:
 					a.printSlots(d, slots)
 					a.printNewKey(d, k)
 				}
@@ -327,10 +331,10 @@ stays as it is.`,
 			}
 			a.warnOfKey(domain, k)
 			switch {
-			case a.dryRun:
-				fmt.Fprintf(a.stdout, "would import %s key %s of %s\n", k.Algorithm, k.Selector, domain)
 			case a.json:
 				return a.printJSON(newKeyRow(domain, k))
+			case a.dryRun:
+				fmt.Fprintf(a.stdout, "would import %s key %s of %s\n", k.Algorithm, k.Selector, domain)
 			default:
 				a.printNewKey(d, k)
 			}

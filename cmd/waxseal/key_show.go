@@ -86,7 +86,8 @@ func newKeyLife(d *keystore.Domain, selector string, next keystore.Step) keyLife
 		}
 	}
 	if next.Action != "" {
-		life.Next = &keptStep{Step: next.Action, Selector: next.Selector, Because: next.Because, Detail: next.Detail, NotBefore: timeOrNone(next.NotBefore)}
+		step := newKeptStep(next)
+		life.Next = &step
 	}
 	return life
 }

@@ -58,10 +58,10 @@ func (a *app) changeKey(ctx context.Context, args []string, step keystore.Warran
 	}
 	k := d.Key(selector)
 	switch {
-	case a.dryRun:
-		fmt.Fprintf(a.stdout, "would make %s %s\n", dns.Name(k.Selector, d.Name), k.State)
 	case a.json:
 		return d, k, a.printJSON(newKeyRow(d.Name, k))
+	case a.dryRun:
+		fmt.Fprintf(a.stdout, "would make %s %s\n", dns.Name(k.Selector, d.Name), k.State)
 	default:
 		fmt.Fprintf(a.stdout, "%s %s\n", dns.Name(k.Selector, d.Name), k.State)
 	}

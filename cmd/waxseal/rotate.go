@@ -30,6 +30,8 @@ mail under way, and is revoked and withdrawn later. The keeper of the daemon, or
 "waxseal keep", takes the steps after the first.
 
 With --now the command itself waits and takes them, until the successors sign.
+With --json it prints at the end what was done, what is open, and the keys with
+the records that they should have in DNS.
 
 With --emergency the keys were stolen, or may have been: successors sign as soon
 as every authoritative server shows them, even where resolvers remember the
@@ -39,6 +41,7 @@ shows them any longer. Mail that is still under way loses its signature: that is
 the price of nobody else being able to sign.`,
 		Example: `  waxseal rotate example.com
   waxseal rotate example.com --now
+  waxseal rotate example.com --dry-run --json
   waxseal rotate example.com --emergency --reason "backup of mx1 was stolen"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -64,20 +67,21 @@ the price of nobody else being able to sign.`,
 			if err != nil {
 				return err
 			}
-			r := &rotation{app: a, keeper: k, log: log, config: d, domain: domain, emergency: emergency}
+			r := newRotation(a, k, log, d, domain, emergency)
 			if a.dryRun {
-				return r.plan(c.Context(), store)
+				return r.end(r.plan(c.Context(), store))
 			}
 			if emergency {
 				if err := a.confirm(domain, "all keys of the domain will be revoked"); err != nil {
 					return err
 				}
 			}
-			return r.run(c.Context(), reason, now || emergency, wait)
+			return r.end(r.run(c.Context(), reason, now || emergency, wait))
 		},
 		ValidArgsFunction: a.completeDomains,
 	}
 	a.storeFlags(c)
+	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	c.Flags().BoolVar(&now, "now", false, "wait until the successors sign")
 	c.Flags().BoolVar(&emergency, "emergency", false, "the keys were stolen: waive every wait, and revoke them")
@@ -95,6 +99,49 @@ type rotation struct {
 	domain    string
 	emergency bool
 	told      map[string]bool
+	result    rotateResult
+}
+
+// rotateResult is what a rotation did and left, for --json.
+type rotateResult struct {
+	keepResult
+	Keys []keyRow `json:"keys"` // all but removed ones
+}
+
+func newRotation(a *app, k *keeper.Keeper, log *quietLog, config *decoded, domain string, emergency bool) *rotation {
+	return &rotation{
+		app: a, keeper: k, log: log, config: config, domain: domain, emergency: emergency, told: map[string]bool{},
+		result: rotateResult{keepResult{Domain: domain, Taken: []keptStep{}, Open: []keptStep{}}, []keyRow{}},
+	}
+}
+
+// end prints the result with --json, unless nothing came of the rotation but the
+// error.
+func (r *rotation) end(err error) error {
+	if !r.app.json || err != nil && len(r.result.Taken)+len(r.result.Open) == 0 {
+		return err
+	}
+	if printErr := r.app.printJSON(r.result); err == nil {
+		err = printErr
+	}
+	return err
+}
+
+// line prints a line of what is told as it happens.
+func (r *rotation) line(format string, args ...any) {
+	if !r.app.json {
+		fmt.Fprintf(r.app.stdout, format+"\n", args...)
+	}
+}
+
+// keep has the keys of the domain in the result.
+func (r *rotation) keep(d *keystore.Domain) {
+	r.result.Keys = []keyRow{}
+	for i := range d.Keys {
+		if k := &d.Keys[i]; k.State != keystore.Removed {
+			r.result.Keys = append(r.result.Keys, newKeyRow(d.Name, k))
+		}
+	}
 }
 
 // rotatePause is the time between two looks at DNS.
@@ -109,17 +156,22 @@ func (r *rotation) plan(ctx context.Context, store keystore.Store) error {
 		return err
 	}
 	steps := keystore.Rotation(r.app.now(), d, r.emergency, keyRules(r.config, r.domain))
-	for _, s := range steps {
-		fmt.Fprintf(r.app.stdout, "would %s\n", s)
-	}
 	if len(steps) == 0 {
 		return r.noKey()
 	}
+	r.result.Open = newKeptSteps(steps)
 	for i := range d.Keys {
 		if k := &d.Keys[i]; r.emergency && (k.State == keystore.Pending || k.State == keystore.Active || k.State == keystore.Retired) {
-			fmt.Fprintf(r.app.stdout, "would revoke %s (%s), when its successor signs\n", k.Selector, k.State)
+			r.result.Open = append(r.result.Open, keptStep{
+				Step: keystore.DoRevoke, Selector: k.Selector, Because: "compromised; it is done when its successor signs",
+				text: fmt.Sprintf("revoke %s (%s), when its successor signs", k.Selector, k.State),
+			})
 		}
 	}
+	for _, s := range r.result.Open {
+		r.line("would %s", s.text)
+	}
+	r.keep(d)
 	return nil
 }
 
@@ -142,7 +194,8 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 	var missed error
 	made, err := r.keeper.Rotate(ctx, r.domain, r.emergency, reason)
 	for _, selector := range made {
-		fmt.Fprintf(a.stdout, "%s: made %s\n", r.domain, selector)
+		r.line("%s: made %s", r.domain, selector)
+		r.result.Taken = append(r.result.Taken, newKeptStep(keystore.Step{Action: keystore.Create, Selector: selector, Because: reason}))
 	}
 	switch {
 	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keeper.ErrNoKey):
@@ -157,7 +210,6 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 	if most > 0 {
 		deadline = time.After(most)
 	}
-	r.told = map[string]bool{}
 	var last *keeper.Result
 	for {
 		result, err := r.keeper.Keep(ctx, r.domain)
@@ -200,24 +252,28 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 
 // tell prints what was not told yet.
 func (r *rotation) tell(result *keeper.Result) {
-	line := func(text string) { fmt.Fprintln(r.app.stdout, text) }
 	for _, s := range result.Taken {
-		text := fmt.Sprintf("%s: %s", r.domain, s)
+		took := func(string) {
+			r.line("%s: %s", r.domain, s)
+			r.result.Taken = append(r.result.Taken, newKeptStep(s))
+		}
 		if s.Action == keystore.Publish { // again and again, until all servers show it
-			r.once(fmt.Sprint(s.Action, s.Selector, s.Because), func(string) { line(text) })
+			r.once(fmt.Sprint(s.Action, s.Selector, s.Because), took)
 		} else {
-			line(text)
+			took("")
 		}
 	}
 	for _, s := range result.Open {
 		text := fmt.Sprintf("%s: %s", r.domain, s)
 		r.once(text, func(text string) {
-			line(text)
-			if s.Action == keystore.Ask {
+			r.line("%s", text)
+			if s.Action == keystore.Ask && !r.app.json {
 				r.app.printRecord(result.Domain, result.Domain.Key(s.Selector))
 			}
 		})
 	}
+	r.result.Open = newKeptSteps(result.Open)
+	r.keep(result.Domain)
 }
 
 func (r *rotation) once(text string, print func(string)) {
@@ -265,11 +321,11 @@ func (r *rotation) left(result *keeper.Result) {
 		k := &result.Domain.Keys[i]
 		switch {
 		case k.State == keystore.Active:
-			fmt.Fprintf(a.stdout, "%s: %s signs\n", r.domain, k.Selector)
+			r.line("%s: %s signs", r.domain, k.Selector)
 		case k.State == keystore.Retired:
 			a.notice("hint: keep the record of %s until %s; then the keeper revokes it", k.Selector, k.Retired.Add(time.Duration(r.config.Keeper.Grace)).Format(time.RFC3339))
 		case k.State == keystore.Revoked && r.emergency:
-			fmt.Fprintf(a.stdout, "%s: %s is revoked, and no server shows it any longer\n", r.domain, k.Selector)
+			r.line("%s: %s is revoked, and no server shows it any longer", r.domain, k.Selector)
 		}
 	}
 	if r.emergency {
