@@ -15,7 +15,7 @@ import (
 // import what they like; any other that is not listed fails the test.
 var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/cmd/waxseal": {
-		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/keystore/sqlstore", "waxseal/keystore/redisstore", "waxseal/keystore/vaultstore", "waxseal/keystore/ldapstore", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy", "waxseal/cmd/waxseal/internal/amavis"},
+		ours: []string{"waxseal/milter", "waxseal/milter/policy", "waxseal/signer", "waxseal/signer/libcrypto", "waxseal/keystore", "waxseal/keystore/dns", "waxseal/keystore/keeper", "waxseal/keystore/sqlstore", "waxseal/keystore/redisstore", "waxseal/keystore/vaultstore", "waxseal/keystore/ldapstore", "waxseal/cmd/waxseal/internal/mta", "waxseal/cmd/waxseal/internal/opendkim", "waxseal/cmd/waxseal/internal/landlock", "waxseal/cmd/waxseal/internal/rspamd", "waxseal/cmd/waxseal/internal/dkimpy", "waxseal/cmd/waxseal/internal/amavis", "waxseal/cmd/waxseal/internal/source"},
 		modules: []string{
 			"github.com/BurntSushi/toml", "github.com/spf13/cobra",
 			"github.com/spf13/pflag", // cobra's flags, for the manual
@@ -29,10 +29,11 @@ var rooms = map[string]struct{ ours, modules []string }{
 		"golang.org/x/sys", // the numbers of <linux/landlock.h>
 	}},
 	"waxseal/cmd/waxseal/internal/mta":      {ours: []string{"waxseal/milter"}},
-	"waxseal/cmd/waxseal/internal/opendkim": {},
-	"waxseal/cmd/waxseal/internal/amavis":   {},
-	"waxseal/cmd/waxseal/internal/dkimpy":   {},
-	"waxseal/cmd/waxseal/internal/rspamd":   {modules: []string{"golang.org/x/net"}}, // public suffixes, by which rspamd shortens domains
+	"waxseal/cmd/waxseal/internal/source":   {},
+	"waxseal/cmd/waxseal/internal/opendkim": {ours: []string{"waxseal/cmd/waxseal/internal/source"}},
+	"waxseal/cmd/waxseal/internal/amavis":   {ours: []string{"waxseal/cmd/waxseal/internal/source"}},
+	"waxseal/cmd/waxseal/internal/dkimpy":   {ours: []string{"waxseal/cmd/waxseal/internal/source"}},
+	"waxseal/cmd/waxseal/internal/rspamd":   {ours: []string{"waxseal/cmd/waxseal/internal/source"}, modules: []string{"golang.org/x/net"}}, // public suffixes, by which rspamd shortens domains
 	"waxseal/milter": {
 		ours:    []string{"waxseal/milter/policy", "waxseal/signer", "waxseal/keystore"},
 		modules: []string{"github.com/d--j/go-milter", "github.com/prometheus/client_golang"},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"waxseal/cmd/waxseal/internal/dkimpy"
+	"waxseal/cmd/waxseal/internal/source"
 	"waxseal/milter/policy"
 	"waxseal/signer"
 )
@@ -156,7 +157,7 @@ func (im *dkimpyImport) origin() {
 	o.DaemonNames = []string{}
 	hosts := im.dataSet("InternalHosts")
 	if _, ok := im.source.Get("InternalHosts"); !ok {
-		hosts.Rows = []dkimpy.Row{{Key: "127.0.0.1", Place: dkimpy.Place{File: "InternalHosts"}}}
+		hosts.Rows = []dkimpy.Row{{Key: "127.0.0.1", Place: source.Place{File: "InternalHosts"}}}
 	}
 	for _, r := range hosts.Rows {
 		place, text := r.Place.String(), strings.Trim(r.Key, "[]")

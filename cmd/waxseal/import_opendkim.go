@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"waxseal/cmd/waxseal/internal/opendkim"
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // opendkimFlags are what the command line of "import opendkim" says.
@@ -92,7 +93,7 @@ func (im *opendkimImport) translate() {
 	var errs []error
 	im.model, errs = im.source.Model()
 	for _, err := range errs {
-		var e *opendkim.Error
+		var e *source.Error
 		if errors.As(err, &e) {
 			im.add(lineRefused, e.Place.String(), "", e.Text, e.Remedy)
 		}

@@ -8,29 +8,17 @@ package amavis
 
 import (
 	"regexp"
-	"strconv"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
-
-// Place is where something stands. Line 0 is the file as a whole.
-type Place struct {
-	File string
-	Line int
-}
-
-func (p Place) String() string {
-	if p.Line == 0 {
-		return p.File
-	}
-	return p.File + ":" + strconv.Itoa(p.Line)
-}
 
 // Statement is a line, or several, that was read.
 type Statement struct {
 	Name  string // such as dkim_key or @mynetworks
 	Value Value
 	Text  string // the first line of it
-	Place Place
+	Place source.Place
 	Err   error // why it cannot be taken
 }
 
@@ -68,7 +56,7 @@ func Parse(file, text string) []Statement {
 			at = end
 			continue
 		}
-		s := Statement{Text: trimmed, Place: Place{file, line}}
+		s := Statement{Text: trimmed, Place: source.Place{File: file, Line: line}}
 		if m := wanted.FindStringSubmatch(l); m != nil {
 			r := &reader{text: text, at: at + len(m[0])}
 			s.Name = m[1]
@@ -116,14 +104,14 @@ func (r *reader) statement(name string) (v Value, err error) {
 type Key struct {
 	Domain, Selector, Path string
 	Kind                   string // k of the options
-	Place                  Place
+	Place                  source.Place
 }
 
 // Sender is an entry of @dkim_signature_options_bysender_maps.
 type Sender struct {
 	Key     string // an address, domain, .domain, or a dot for all
 	Options map[string]string
-	Place   Place
+	Place   source.Place
 }
 
 // Model is what amavis signs with.

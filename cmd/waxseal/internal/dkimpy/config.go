@@ -9,28 +9,16 @@ package dkimpy
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
-
-// Place is where something stands. Line 0 is the file as a whole.
-type Place struct {
-	File string
-	Line int
-}
-
-func (p Place) String() string {
-	if p.Line == 0 {
-		return p.File
-	}
-	return p.File + ":" + strconv.Itoa(p.Line)
-}
 
 // Setting is a line of the configuration. Value is what stands behind the name,
 // with its blanks.
 type Setting struct {
 	Name, Value string
-	Place       Place
+	Place       source.Place
 }
 
 // Config is a configuration file.
@@ -67,7 +55,7 @@ func Read(file string, read func(string) ([]byte, error)) (*Config, error) {
 		if l = strings.TrimSpace(l); l == "" {
 			continue
 		}
-		s := Setting{Name: strings.Fields(l)[0], Place: Place{file, line}}
+		s := Setting{Name: strings.Fields(l)[0], Place: source.Place{File: file, Line: line}}
 		s.Value = strings.TrimSpace(strings.TrimPrefix(l, s.Name))
 		if s.Value == "" || !slices.Contains(names, s.Name) {
 			c.Unknown = append(c.Unknown, s)
@@ -108,7 +96,7 @@ func Yes(value string) bool { return value != "" && strings.IndexByte("TtYy1", v
 type Row struct {
 	Key    string
 	Values []string
-	Place  Place
+	Place  source.Place
 }
 
 // DataSet is a list or a table.
@@ -170,7 +158,7 @@ func table(path, text string) DataSet {
 		if strings.HasPrefix(l, "#") || len(words) == 0 {
 			continue
 		}
-		r := Row{Key: words[0], Place: Place{path, line}}
+		r := Row{Key: words[0], Place: source.Place{File: path, Line: line}}
 		switch len(words) {
 		case 1:
 			for part := range strings.SplitSeq(words[0], ":") {

@@ -3,12 +3,14 @@ package dkimpy
 import (
 	"slices"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Key is a private key, and what it signs as.
 type Key struct {
 	Domain, Selector, Path string // a domain % is that of the author
-	Place                  Place
+	Place                  source.Place
 }
 
 // Model is what dkimpy-milter signs with. It asks neither who the client is nor

@@ -3,6 +3,8 @@ package opendkim
 import (
 	"fmt"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // options are those of the command line, as getopt(3) knows them: a colon says
@@ -19,7 +21,7 @@ var optionNames = map[byte]string{
 // Arguments takes in options of OpenDKIM's command line, which beat the file.
 // From is what to call the command line: "--arguments", say.
 func (c *Config) Arguments(from, text string) {
-	at := Place{File: from}
+	at := source.Place{File: from}
 	words, err := shellWords(text, nil)
 	if err != nil {
 		c.fail(at, "correct the quotation marks", "%v", err)
@@ -57,7 +59,7 @@ func (c *Config) Arguments(from, text string) {
 	}
 }
 
-func (c *Config) option(at Place, letter byte, value string) {
+func (c *Config) option(at source.Place, letter byte, value string) {
 	name, ok := optionNames[letter]
 	if !ok {
 		return
@@ -66,7 +68,7 @@ func (c *Config) option(at Place, letter byte, value string) {
 		value = "yes"
 	}
 	known := names[strings.ToLower(name)]
-	c.set(Setting{name, value, Place{File: at.File + ": -" + string(letter), Line: at.Line}, known.use}, known.kind)
+	c.set(Setting{name, value, source.Place{File: at.File + ": -" + string(letter), Line: at.Line}, known.use}, known.kind)
 }
 
 // defaultNames are the options that Debian's and Red Hat's start scripts make of
@@ -81,7 +83,7 @@ var defaultNames = []struct {
 // unit does not read it.
 func (c *Config) Defaults(name string, content []byte) {
 	variables := map[string]string{"NAME": "opendkim"}
-	places := map[string]Place{}
+	places := map[string]source.Place{}
 	for _, l := range lines(name, string(content)) {
 		body := strings.TrimSpace(strings.TrimSuffix(l.text, "\r"))
 		body = strings.TrimPrefix(body, "export ")

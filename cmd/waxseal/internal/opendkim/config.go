@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 type Setting struct {
 	Name  string // in its usual spelling
 	Value string
-	Place Place
+	Place source.Place
 	Use   Use
 }
 
@@ -37,7 +39,7 @@ type Config struct {
 	Lost []Lost
 
 	// Errors are what OpenDKIM would not start with.
-	Errors []*Error
+	Errors []*source.Error
 
 	read func(path string) ([]byte, error)
 }
@@ -58,8 +60,8 @@ func Read(name string, read func(path string) ([]byte, error)) (*Config, error) 
 	return c, nil
 }
 
-func (c *Config) fail(p Place, remedy, format string, args ...any) {
-	c.Errors = append(c.Errors, &Error{p, fmt.Sprintf(format, args...), remedy})
+func (c *Config) fail(p source.Place, remedy, format string, args ...any) {
+	c.Errors = append(c.Errors, &source.Error{Place: p, Text: fmt.Sprintf(format, args...), Remedy: remedy})
 }
 
 // load takes in one file.
@@ -90,7 +92,7 @@ func (c *Config) load(file string, text []byte, depth int) {
 	}
 }
 
-func (c *Config) include(file string, at Place, depth int) {
+func (c *Config) include(file string, at source.Place, depth int) {
 	if depth+1 >= maxDepth {
 		c.fail(at, "include it from a file further up", "Include nested more than %d deep", maxDepth)
 		return
@@ -184,7 +186,7 @@ func cutBlanks(s string) (word, rest string) {
 // line is a line of a file.
 type line struct {
 	text  string
-	place Place
+	place source.Place
 	cut   bool // longer than OpenDKIM reads at once
 }
 
@@ -193,7 +195,7 @@ func lines(file, text string) []line {
 	number := 0
 	for l := range strings.Lines(text) {
 		number++
-		all = append(all, line{strings.TrimSuffix(l, "\n"), Place{file, number}, len(l) > maxLine})
+		all = append(all, line{strings.TrimSuffix(l, "\n"), source.Place{File: file, Line: number}, len(l) > maxLine})
 	}
 	return all
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Kind is how a data set is kept.
@@ -23,21 +25,21 @@ var backends = []string{"db", "dsn", "erlang", "ldap", "lua", "mdb", "memcache",
 type DataSet struct {
 	Kind  Kind
 	Rows  []Row
-	Place Place // of the setting
+	Place source.Place // of the setting
 	Text  string
 }
 
 // Row is an entry of a data set.
 type Row struct {
 	Key, Value string
-	Place      Place
+	Place      source.Place
 
 	// Ignored says why OpenDKIM passes over the row; empty when it does not.
 	Ignored string
 }
 
 // DataSet reads the data set that a setting names. Without such a setting it is
-// nil. The error is an *Error.
+// nil. The error is an *source.Error.
 func (c *Config) DataSet(name string) (*DataSet, error) {
 	s, ok := c.Get(name)
 	if !ok {
@@ -46,7 +48,7 @@ func (c *Config) DataSet(name string) (*DataSet, error) {
 	d := &DataSet{Place: s.Place, Text: s.Value}
 	kind, rest, err := splitKind(s.Value)
 	if err != nil {
-		return nil, &Error{s.Place, fmt.Sprintf("%s %s: %v", name, s.Value, err), kindRemedy(s.Value, err)}
+		return nil, &source.Error{Place: s.Place, Text: fmt.Sprintf("%s %s: %v", name, s.Value, err), Remedy: kindRemedy(s.Value, err)}
 	}
 	d.Kind = kind
 	if kind == List {
@@ -56,7 +58,7 @@ func (c *Config) DataSet(name string) (*DataSet, error) {
 	path := c.Path(rest)
 	content, err := c.read(path)
 	if err != nil {
-		return nil, &Error{s.Place, fmt.Sprintf("%s: %v", name, err), "correct the path, or run as a user who may read the file"}
+		return nil, &source.Error{Place: s.Place, Text: fmt.Sprintf("%s: %v", name, err), Remedy: "correct the path, or run as a user who may read the file"}
 	}
 	d.file(path, string(content))
 	return d, nil

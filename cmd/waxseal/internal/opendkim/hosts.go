@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // host says whether a list of hosts holds a client: by its name or by its
@@ -70,7 +72,7 @@ const (
 // Host is a row of a list of hosts.
 type Host struct {
 	Text    string
-	Place   Place
+	Place   source.Place
 	Kind    HostKind
 	Not     bool // the row excludes
 	Network netip.Prefix

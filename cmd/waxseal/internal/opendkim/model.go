@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Client is who hands in a message, as the mail server tells.
@@ -76,7 +78,7 @@ func (c *Config) Model() (*Model, []error) {
 		m.Internal = &DataSet{Kind: List}
 	}
 	if _, ok := c.Get("InternalHosts"); !ok {
-		m.Internal = &DataSet{Kind: List, Place: Place{File: "InternalHosts (default)"}}
+		m.Internal = &DataSet{Kind: List, Place: source.Place{File: "InternalHosts (default)"}}
 		m.Internal.list(strings.TrimPrefix(defaultInternal, "csl:"))
 	}
 	return m, errs

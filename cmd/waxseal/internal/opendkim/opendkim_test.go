@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // files is a file system in memory.
@@ -134,7 +136,7 @@ func TestDataSetsAreSpelledAsOpenDKIMReadsThem(t *testing.T) {
 		got := ""
 		if err != nil {
 			got = "error " + err.Error()
-			var e *Error
+			var e *source.Error
 			if !errors.As(err, &e) || e.Remedy == "" {
 				t.Errorf("%s: the error has no remedy", c.value)
 			}

@@ -3,6 +3,8 @@ package opendkim
 import (
 	"fmt"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Key is a row of the KeyTable, or what Domain, Selector and KeyFile make.
@@ -16,7 +18,7 @@ type Key struct {
 	PathHoles bool
 	Data      string
 
-	Place Place
+	Place source.Place
 	Bad   string // why OpenDKIM cannot use it
 }
 
@@ -26,7 +28,7 @@ type Rule struct {
 	Scope   Scope
 	KeyName string // % is the sender's domain
 	Signer  string // i=, every % in it the sender's domain
-	Place   Place
+	Place   source.Place
 	Bad     string // why OpenDKIM cannot use it
 
 	row Row
@@ -65,7 +67,7 @@ func (t *Tables) index() *Tables {
 	return t
 }
 
-// Tables reads the tables. The error is an *Error.
+// Tables reads the tables. The error is an *source.Error.
 func (c *Config) Tables() (*Tables, error) {
 	_, hasKeys := c.Get("KeyTable")
 	signing, hasSigning := c.Get("SigningTable")
@@ -76,7 +78,7 @@ func (c *Config) Tables() (*Tables, error) {
 		if hasSigning {
 			have, lack, at = lack, have, signing
 		}
-		return nil, &Error{at.Place, have + " without " + lack + ", with which OpenDKIM would not start", "add the " + lack}
+		return nil, &source.Error{Place: at.Place, Text: have + " without " + lack + ", with which OpenDKIM would not start", Remedy: "add the " + lack}
 	case hasKeys:
 		return c.readTables()
 	}
@@ -180,7 +182,7 @@ func (c *Config) simpleTables() (*Tables, error) {
 	selector, hasSelector := c.Get("Selector")
 	file, hasFile := c.Get("KeyFile")
 	if !hasSelector || !hasFile {
-		return nil, &Error{domains.Place, "Domain without Selector and KeyFile, with which OpenDKIM would not start", "add them"}
+		return nil, &source.Error{Place: domains.Place, Text: "Domain without Selector and KeyFile, with which OpenDKIM would not start", Remedy: "add them"}
 	}
 	t := &Tables{Kind: List, Simple: true}
 	subdomains := c.Bool("SubDomains")

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Config is what the files in rspamd's configuration directory say, put together
@@ -14,7 +16,7 @@ type Config struct {
 	Signing *Value // the section dkim_signing
 	DKIM    *Value // the section dkim
 	Options *Value // the section options
-	Errors  []*Error
+	Errors  []*source.Error
 	Files   []string // that were read
 
 	dir  string
@@ -35,14 +37,14 @@ func Read(dir string, read func(string) ([]byte, error)) (*Config, error) {
 	for _, name := range []string{"rspamd.conf.local", "rspamd.conf.override"} {
 		path := filepath.Join(dir, name)
 		if text, err := read(path); err == nil && strings.Contains(string(text), "dkim") {
-			c.fail(Place{File: path}, "settings of DKIM in this file are not read", "move them to local.d/dkim_signing.conf")
+			c.fail(source.Place{File: path}, "settings of DKIM in this file are not read", "move them to local.d/dkim_signing.conf")
 		}
 	}
 	return c, nil
 }
 
-func (c *Config) fail(p Place, text, remedy string) {
-	c.Errors = append(c.Errors, &Error{p, text, remedy})
+func (c *Config) fail(p source.Place, text, remedy string) {
+	c.Errors = append(c.Errors, &source.Error{Place: p, Text: text, Remedy: remedy})
 }
 
 // section puts a section together.
@@ -58,13 +60,13 @@ func (c *Config) section(name, usual, own string) *Value {
 			continue
 		}
 		if err != nil {
-			c.fail(Place{File: path}, err.Error(), "run as a user who may read the file")
+			c.fail(source.Place{File: path}, err.Error(), "run as a user who may read the file")
 			continue
 		}
 		c.Files = append(c.Files, path)
 		v, err := parse(path, string(text))
 		if err != nil {
-			var e *Error
+			var e *source.Error
 			errors.As(err, &e)
 			c.Errors = append(c.Errors, e)
 			continue
@@ -135,7 +137,7 @@ func (c *Config) Path(s string) string {
 // Row is a row of a map.
 type Row struct {
 	Key, Value string
-	Place      Place
+	Place      source.Place
 }
 
 // Map reads a map: a file, a list of rows, or an object. A row of which only the
@@ -165,7 +167,7 @@ func (c *Config) Map(v *Value, keysOnly bool) []Row {
 			line := 0
 			for l := range strings.Lines(string(text)) {
 				line++
-				rows = c.row(rows, l, Place{path, line}, keysOnly)
+				rows = c.row(rows, l, source.Place{File: path, Line: line}, keysOnly)
 			}
 		default:
 			rows = c.row(rows, item.Text, item.Place, keysOnly)
@@ -174,7 +176,7 @@ func (c *Config) Map(v *Value, keysOnly bool) []Row {
 	return rows
 }
 
-func (c *Config) row(rows []Row, text string, place Place, keysOnly bool) []Row {
+func (c *Config) row(rows []Row, text string, place source.Place, keysOnly bool) []Row {
 	text, _, _ = strings.Cut(text, "#")
 	fields := strings.Fields(text)
 	switch {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/publicsuffix"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Signing is how rspamd signs.
@@ -28,14 +30,14 @@ type Signing struct {
 type Domain struct {
 	Name  string
 	Keys  []Key
-	Place Place
+	Place source.Place
 }
 
 // Key is a file with a private key, and what it signs as. An empty selector or
 // path is taken from elsewhere.
 type Key struct {
 	Domain, Selector, Path string
-	Place                  Place
+	Place                  source.Place
 }
 
 // ByTable says that signing_table and key_table choose the keys.
@@ -61,7 +63,7 @@ func (s *Signing) For(domain string) []Key {
 			keys = append(keys, d.Keys...)
 		}
 	}
-	fill := func(place Place, empty func(*Key) *string, value string) {
+	fill := func(place source.Place, empty func(*Key) *string, value string) {
 		if len(keys) == 0 {
 			keys = []Key{{Place: place}}
 		}
@@ -81,8 +83,8 @@ func (s *Signing) For(domain string) []Key {
 	if len(keys) == 0 && !s.Fallback {
 		return nil
 	}
-	fill(Place{File: "path"}, path, s.Path)
-	fill(Place{File: "path"}, selector, s.Selector)
+	fill(source.Place{File: "path"}, path, s.Path)
+	fill(source.Place{File: "path"}, selector, s.Selector)
 	for i := range keys {
 		k := &keys[i]
 		k.Domain = domain

@@ -3,12 +3,14 @@ package rspamd
 import (
 	"slices"
 	"strings"
+
+	"waxseal/cmd/waxseal/internal/source"
 )
 
 // Value is a value of rspamd's configuration language, UCL: an object, an array
 // or a text. Numbers and booleans are texts here.
 type Value struct {
-	Place    Place
+	Place    source.Place
 	Text     string
 	Items    []*Value // of an array
 	Members  []Member // of an object, in the order of the file
@@ -19,7 +21,7 @@ type Value struct {
 // Member is a setting of an object.
 type Member struct {
 	Name  string
-	Place Place
+	Place source.Place
 	Value *Value
 }
 
@@ -82,9 +84,11 @@ func parse(file, text string) (*Value, error) {
 	return p.object(0, false)
 }
 
-func (p *parser) place() Place { return Place{p.file, p.line} }
+func (p *parser) place() source.Place { return source.Place{File: p.file, Line: p.line} }
 
-func (p *parser) fail(text, remedy string) error { return &Error{p.place(), text, remedy} }
+func (p *parser) fail(text, remedy string) error {
+	return &source.Error{Place: p.place(), Text: text, Remedy: remedy}
+}
 
 func (p *parser) peek() byte {
 	if p.at < len(p.text) {
