@@ -124,8 +124,9 @@ func ParseKeyText(text []byte) (crypto.Signer, error) {
 }
 
 // MarshalPrivate reads the private half of a key that an Update brings into a
-// store, tests it against the key's row, and returns it as PKCS#8 in PEM.
-func (k *Key) MarshalPrivate(ctx context.Context) ([]byte, error) {
+// store, tests it against the key's row, and returns it as PKCS#8 in PEM, or what
+// wrap makes of that.
+func (k *Key) MarshalPrivate(ctx context.Context, domain string, wrap func(domain, selector string, pem []byte) ([]byte, error)) ([]byte, error) {
 	key, err := k.Load(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.Selector, err)
@@ -134,6 +135,10 @@ func (k *Key) MarshalPrivate(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("key %s: %w", k.Selector, err)
 	}
 	data, err := MarshalPrivateKey(key)
+	if err == nil && wrap != nil {
+		defer clear(data)
+		data, err = wrap(domain, k.Selector, data)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.Selector, err)
 	}

@@ -200,29 +200,15 @@ func (n *native) arguments(ctx context.Context, old, d *keystore.Domain) ([]stri
 		case k.State == keystore.Removed:
 			gone = append(gone, field)
 		case d.IsNew(old, k):
-			half, err := n.half(ctx, d.Name, k)
+			half, err := k.MarshalPrivate(ctx, d.Name, n.opts.Wrap)
 			if err != nil {
 				return nil, err
 			}
-			set = append(set, field, half)
+			set = append(set, field, string(half))
 		}
 	}
 	args := []string{strconv.FormatUint(d.Version, 10), strconv.FormatUint(d.Version+1, 10), rand.Text(), string(document), strconv.Itoa(len(gone))}
 	return append(append(args, gone...), set...), nil
-}
-
-// half is the private half of a new key, as it is stored.
-func (n *native) half(ctx context.Context, domain string, k *keystore.Key) (string, error) {
-	pem, err := k.MarshalPrivate(ctx)
-	if err != nil || n.opts.Wrap == nil {
-		return string(pem), err
-	}
-	defer clear(pem)
-	wrapped, err := n.opts.Wrap(domain, k.Selector, pem)
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", k.Selector, err)
-	}
-	return string(wrapped), nil
 }
 
 // send sends a change until it is answered, since an answer that is lost on the

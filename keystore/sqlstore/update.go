@@ -161,11 +161,11 @@ func (u *update) writeKeys(ctx context.Context) error {
 		}
 		private, change := "", k.State == keystore.Removed // what column private becomes, if it does
 		if k.State != keystore.Removed && u.domain.IsNew(u.old, k) {
-			text, err := u.private(ctx, k)
+			text, err := k.MarshalPrivate(ctx, u.domain.Name, u.store.opts.Wrap)
 			if err != nil {
-				return refused{fmt.Errorf("key %s: %w", k.Selector, err)}
+				return refused{err}
 			}
-			private, change = text, true
+			private, change = string(text), true
 		}
 		urgent := 0
 		if k.Urgent {
@@ -195,27 +195,6 @@ func (u *update) writeKeys(ctx context.Context) error {
 // assign makes "a = ?, b = ?" of "a, b".
 func assign(columns string) string {
 	return strings.ReplaceAll(columns, ",", " = ?,") + " = ?"
-}
-
-// private is what column private gets for a new key.
-func (u *update) private(ctx context.Context, k *keystore.Key) (string, error) {
-	key, err := k.Load(ctx)
-	if err != nil {
-		return "", err
-	}
-	if err := keystore.SelfTest(key, k.Public); err != nil {
-		return "", err
-	}
-	pem, err := keystore.MarshalPrivateKey(key)
-	if err != nil {
-		return "", err
-	}
-	if wrap := u.store.opts.Wrap; wrap != nil {
-		defer clear(pem)
-		wrapped, err := wrap(u.domain.Name, k.Selector, pem)
-		return string(wrapped), err
-	}
-	return string(pem), nil
 }
 
 func (u *update) writeSlots(ctx context.Context) error {

@@ -211,16 +211,8 @@ func (n *native) half(ctx context.Context, domain string, k *keystore.Key) (stri
 	}
 	loaded := *k
 	loaded.Load = func(context.Context) (crypto.Signer, error) { return key, nil }
-	pem, err := loaded.MarshalPrivate(ctx)
-	if err != nil || n.opts.Wrap == nil {
-		return string(pem), err
-	}
-	defer clear(pem)
-	wrapped, err := n.opts.Wrap(domain, k.Selector, pem)
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", k.Selector, err)
-	}
-	return string(wrapped), nil
+	stored, err := loaded.MarshalPrivate(ctx, domain, n.opts.Wrap)
+	return string(stored), err
 }
 
 // write writes a secret if its version still is cas, and returns the new version.

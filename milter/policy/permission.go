@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -472,7 +473,7 @@ func (p *permission) loginDomainsOf(c *Connection) []string {
 		host := serverName(c)
 		return slices.DeleteFunc([]string{host, parent(host)}, func(d string) bool { return d == "" })
 	}
-	list := sortedKeys(p.loginDomains)
+	list := slices.Sorted(maps.Keys(p.loginDomains))
 	if len(list) > 3 {
 		list = append(list[:3], "…")
 	}

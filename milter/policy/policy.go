@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -156,7 +157,7 @@ func New(o Options) (*Rules, error) {
 	var errOrigin, errFields, errPermission, errTable error
 	r.origin, errOrigin = newOriginRules(o.Origin, "")
 	bad := []error{errOrigin}
-	for _, name := range sortedKeys(o.Listeners) {
+	for _, name := range slices.Sorted(maps.Keys(o.Listeners)) {
 		if name == "" {
 			bad = append(bad, &OptionError{"Listeners", "", errors.New("a listener without a name has origin rules: those of all listeners are in Origin")})
 			continue
@@ -179,15 +180,6 @@ func New(o Options) (*Rules, error) {
 	r.warnings = r.table.warnings(o.Table)
 	r.macros = r.macroNames()
 	return r, nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // Warnings returns doubts about options that are valid: each is an
