@@ -2,12 +2,9 @@ package ldapstore
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,47 +25,6 @@ func open(t *testing.T, url string) *Store {
 	return s
 }
 
-func keyText(t *testing.T) (text, bare string) {
-	t.Helper()
-	key, err := keystore.Generate(keystore.RSA1024)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, _ := keystore.MarshalPrivateKey(key)
-	block, _ := pem.Decode(data)
-	return string(data), base64.StdEncoding.EncodeToString(block.Bytes)
-}
-
-func expect(t *testing.T, s *Store, domain string, selectors ...string) {
-	t.Helper()
-	d, err := s.Domain(t.Context(), domain)
-	if len(selectors) == 0 {
-		if !errors.Is(err, keystore.ErrNotFound) {
-			t.Errorf("%s: %v, want not found", domain, err)
-		}
-		return
-	}
-	if err != nil {
-		t.Errorf("%s: %v", domain, err)
-		return
-	}
-	var got []string
-	for i := range d.Keys {
-		k := &d.Keys[i]
-		if key, err := k.Load(t.Context()); err != nil || k.State != keystore.Active || keystore.SelfTest(key, k.Public) != nil {
-			t.Errorf("key %s.%s: %v", k.Selector, domain, err)
-		}
-		got = append(got, k.Selector)
-	}
-	slices.Sort(got)
-	if !slices.Equal(got, selectors) || d.Whole() != nil {
-		t.Errorf("%s: selectors %q, want %q; %v", domain, got, selectors, d.Whole())
-	}
-	if err := s.Update(t.Context(), d); !errors.Is(err, keystore.ErrReadOnly) {
-		t.Errorf("%s: a change: %v, want %v", domain, err, keystore.ErrReadOnly)
-	}
-}
-
 func broken(t *testing.T, s *Store, domain, want string) {
 	t.Helper()
 	d, err := s.Domain(t.Context(), domain)
@@ -77,28 +33,10 @@ func broken(t *testing.T, s *Store, domain, want string) {
 	}
 }
 
-func lists(t *testing.T, s *Store, want ...string) {
-	t.Helper()
-	var got []string
-	for after := ""; ; after = got[len(got)-1] {
-		page, err := s.List(t.Context(), after, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(page) == 0 {
-			break
-		}
-		got = append(got, page...)
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("domains %q, want %q", got, want)
-	}
-}
-
 // As zmdkimkeyutil writes: all on the entry of the domain.
 func TestZimbra(t *testing.T) {
 	srv := start(t)
-	text, bare := keyText(t)
+	text, bare := storetest.PrivateKey(t)
 	add := func(domain string, attributes map[string][]string) {
 		attributes["objectClass"] = []string{"domain", "DKIM"}
 		attributes["dc"] = []string{domain}
@@ -113,15 +51,15 @@ func TestZimbra(t *testing.T) {
 	add("none.example", map[string][]string{})
 
 	s := open(t, srv.url(srv.address, "zimbra"))
-	expect(t, s, "example.com", "a1b2-c3")
-	expect(t, s, "example.net", "mail")
-	expect(t, s, "example.org", "mail")
-	expect(t, s, "none.example")
-	expect(t, s, "*")
+	storetest.Signs(t, s, "example.com", "a1b2-c3")
+	storetest.Signs(t, s, "example.net", "mail")
+	storetest.Signs(t, s, "example.org", "mail")
+	storetest.Signs(t, s, "none.example")
+	storetest.Signs(t, s, "*")
 	broken(t, s, "other.example", "signs for")
 	broken(t, s, "empty.example", "has no DKIMKey")
 	broken(t, s, "bad.example", "selector")
-	lists(t, s, "bad.example", "empty.example", "example.com", "example.net", "example.org", "other.example")
+	storetest.Lists(t, s, "bad.example", "empty.example", "example.com", "example.net", "example.org", "other.example")
 
 	t.Run("who may not read keys is told so", func(t *testing.T) {
 		broken(t, open(t, "ldap://"+srv.address+"/dc=mail?layout=zimbra"), "example.com", "may not read")
@@ -140,16 +78,16 @@ func TestZimbra(t *testing.T) {
 	})
 	t.Run("TLS", func(t *testing.T) {
 		secure := srv.url(srv.address, "zimbra") + "&starttls=yes"
-		expect(t, open(t, secure+"&ca="+srv.ca), "example.com", "a1b2-c3")
+		storetest.Signs(t, open(t, secure+"&ca="+srv.ca), "example.com", "a1b2-c3")
 		if _, err := open(t, secure).Domain(t.Context(), "example.com"); err == nil || !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("a server that nobody vouches for: %v", err)
 		}
 	})
 	t.Run("by the socket, as whom it tells", func(t *testing.T) {
-		expect(t, open(t, "ldapi://"+url.PathEscape(srv.socket())+"/dc=mail?layout=zimbra&sasl=external"), "example.com", "a1b2-c3")
+		storetest.Signs(t, open(t, "ldapi://"+url.PathEscape(srv.socket())+"/dc=mail?layout=zimbra&sasl=external"), "example.com", "a1b2-c3")
 	})
 	t.Run("the second host answers", func(t *testing.T) {
-		expect(t, open(t, srv.url("127.0.0.1:1,"+srv.address, "zimbra")), "example.com", "a1b2-c3")
+		storetest.Signs(t, open(t, srv.url("127.0.0.1:1,"+srv.address, "zimbra")), "example.com", "a1b2-c3")
 	})
 	t.Run("more than the server sends at a time", func(t *testing.T) {
 		srv.admin(func(c *ldap.Conn) error {
@@ -173,7 +111,7 @@ func TestZimbra(t *testing.T) {
 
 func TestOpenDKIMSchema(t *testing.T) {
 	srv := start(t)
-	text, bare := keyText(t)
+	text, bare := storetest.PrivateKey(t)
 	n := 0
 	add := func(attributes map[string][]string) {
 		n++
@@ -189,15 +127,15 @@ func TestOpenDKIMSchema(t *testing.T) {
 	add(map[string][]string{"DKIMIdentity": {"example.com"}, "DKIMSelector": {"s3"}, "DKIMDomain": {"example.com"}, "DKIMKey": {text}, "DKIMActive": {"FALSE"}})
 	add(map[string][]string{"associatedDomain": {"example.net"}, "DKIMSelector": {"s4"}, "DKIMDomain": {"%"}, "DKIMKey": {text}, "DKIMActive": {"TRUE"}})
 	s := open(t, srv.url(srv.address, "opendkim"))
-	expect(t, s, "example.com", "s1", "s2")
-	expect(t, s, "example.net", "s4")
-	expect(t, s, "example.org")
-	lists(t, s, "example.com", "example.net")
+	storetest.Signs(t, s, "example.com", "s1", "s2")
+	storetest.Signs(t, s, "example.net", "s4")
+	storetest.Signs(t, s, "example.org")
+	storetest.Lists(t, s, "example.com", "example.net")
 }
 
 func TestLostConnectionsAndRestart(t *testing.T) {
 	srv := start(t)
-	text, _ := keyText(t)
+	text, _ := storetest.PrivateKey(t)
 	srv.add("dc=example.com,dc=mail", map[string][]string{"objectClass": {"domain", "DKIM"}, "dc": {"example.com"},
 		"DKIMIdentity": {"example.com"}, "DKIMSelector": {"a"}, "DKIMDomain": {"example.com"}, "DKIMKey": {text}})
 	p := storetest.NewProxy(t, "tcp", srv.address)
@@ -221,7 +159,7 @@ func TestLostConnectionsAndRestart(t *testing.T) {
 		t.Errorf("with the server gone: %v", err)
 	}
 	srv.run()
-	expect(t, s, "example.com", "a")
+	storetest.Signs(t, s, "example.com", "a")
 
 	p.Delay(time.Minute)
 	defer p.Drop()

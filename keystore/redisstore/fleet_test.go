@@ -63,7 +63,7 @@ func TestSentinelConformsAndFailsOver(t *testing.T) {
 	t.Run("conforms", func(t *testing.T) { storetest.Run(t, fresh(url, Options{})) })
 
 	store := open(t, url, Options{Timeout: 10 * time.Second})
-	d := create(t, store, "example.com", "a")
+	d := storetest.Create(t, store, "example.com", "a")
 	cache := keystore.NewCache(store, keystore.CacheOptions{Refresh: time.Hour})
 	defer cache.Close()
 	if _, err := cache.Signing(t.Context(), "example.com"); err != nil {
@@ -81,7 +81,7 @@ func TestSentinelConformsAndFailsOver(t *testing.T) {
 	d.Keys[0].Note = "after"
 	var err error
 	replica.await("failover", func() bool {
-		d.Keys = append(d.Keys[:1:1], newKey(t, "b"))
+		d.Keys = append(d.Keys[:1:1], storetest.Active(t, "b"))
 		err = other.Update(t.Context(), d)
 		return err == nil
 	})
@@ -131,11 +131,11 @@ func TestClusterConforms(t *testing.T) {
 	cache := keystore.NewCache(store, keystore.CacheOptions{Refresh: time.Hour})
 	defer cache.Close()
 	for i := range 12 {
-		d := create(t, store, fmt.Sprintf("d%d.example", i), "a")
+		d := storetest.Create(t, store, fmt.Sprintf("d%d.example", i), "a")
 		if _, err := cache.Signing(t.Context(), d.Name); err != nil {
 			t.Fatal(err)
 		}
-		d.Keys = append(d.Keys, newKey(t, "b"))
+		d.Keys = append(d.Keys, storetest.Active(t, "b"))
 		if err := store.Update(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestTLS(t *testing.T) {
 	start(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert)
 	url := "rediss://127.0.0.1:" + port
 	store := open(t, url+"?ca="+cert+"&cert="+cert+"&key="+key, Options{})
-	create(t, store, "example.com", "a")
+	storetest.Create(t, store, "example.com", "a")
 	if _, err := store.Domain(t.Context(), "example.com"); err != nil {
 		t.Error(err)
 	}

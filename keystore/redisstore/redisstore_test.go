@@ -3,7 +3,6 @@ package redisstore
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"os"
@@ -66,31 +65,6 @@ func TestWrappedKeysConform(t *testing.T) {
 	}))
 }
 
-func newKey(t testing.TB, selector string) keystore.Key {
-	t.Helper()
-	signer, err := keystore.Generate(keystore.Ed25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, algorithm, _ := keystore.PublicBytes(signer.Public())
-	return keystore.Key{
-		Selector: selector, Algorithm: algorithm, State: keystore.Active, Public: public,
-		Load: func(context.Context) (crypto.Signer, error) { return signer, nil },
-	}
-}
-
-func create(t testing.TB, s *Store, name string, selectors ...string) *keystore.Domain {
-	t.Helper()
-	d := &keystore.Domain{Name: name}
-	for _, selector := range selectors {
-		d.Keys = append(d.Keys, newKey(t, selector))
-	}
-	if err := s.Update(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
 func TestConnectionCutInEveryOperation(t *testing.T) {
 	s := start(t)
 	p := storetest.NewProxy(t, "tcp", s.address())
@@ -134,7 +108,7 @@ func TestServerMayBeDownAtTheStartAndRestart(t *testing.T) {
 		t.Errorf("without a server: %v", err)
 	}
 	s.run()
-	want := create(t, store, "example.com", "a")
+	want := storetest.Create(t, store, "example.com", "a")
 	s.kill()
 	if _, err := store.Domain(t.Context(), "example.com"); err == nil || errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("with the server gone: %v", err)
@@ -152,7 +126,7 @@ func TestServerMayBeDownAtTheStartAndRestart(t *testing.T) {
 func TestSigningTakesOneRequest(t *testing.T) {
 	s := start(t)
 	store := open(t, "redis://"+s.address(), Options{})
-	create(t, store, "example.com", "a", "b")
+	storetest.Create(t, store, "example.com", "a", "b")
 	d, err := store.Signing(t.Context(), "example.com")
 	if err != nil {
 		t.Fatal(err)
@@ -188,8 +162,8 @@ func TestDamageIsNamed(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s.must("FLUSHALL")
-			create(t, store, "example.com", "a", "b")
-			create(t, store, "example.net", "a")
+			storetest.Create(t, store, "example.com", "a", "b")
+			storetest.Create(t, store, "example.net", "a")
 			s.must(test.damage...)
 			d, err := store.Domain(t.Context(), "example.com")
 			switch {
@@ -214,7 +188,7 @@ func TestDamageIsNamed(t *testing.T) {
 func TestChangeSentTwiceIsMadeOnce(t *testing.T) {
 	s := start(t)
 	store := open(t, "redis://"+s.address(), Options{})
-	d := create(t, store, "example.com", "a")
+	d := storetest.Create(t, store, "example.com", "a")
 	n := store.layout.(*native)
 	client, err := store.connect(t.Context())
 	if err != nil {
@@ -249,7 +223,7 @@ func TestWatchSurvivesALostConnection(t *testing.T) {
 	p := storetest.NewProxy(t, "tcp", s.address())
 	store := open(t, "redis://"+p.Address, Options{})
 	direct := open(t, "redis://"+s.address(), Options{})
-	create(t, direct, "example.com", "a")
+	storetest.Create(t, direct, "example.com", "a")
 	cache := keystore.NewCache(store, keystore.CacheOptions{Refresh: time.Hour})
 	defer cache.Close()
 	expect := func(keys int) {
@@ -266,7 +240,7 @@ func TestWatchSurvivesALostConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.Keys = append(d.Keys, newKey(t, selector))
+		d.Keys = append(d.Keys, storetest.Active(t, selector))
 		if err := direct.Update(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/sqlstore"
+	"waxseal/keystore/storetest"
 )
 
 // few are enough to see that nothing walks over all domains. With
@@ -22,7 +23,7 @@ const few, million = 5_000, 1_000_000
 // fill puts n domains with one active key into the tables, by SQL.
 func fill(t testing.TB, db *sql.DB, n int) {
 	t.Helper()
-	k := newKey(t, "2026a")
+	k := storetest.Active(t, "2026a")
 	signer, err := k.Load(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +129,7 @@ func TestColdLookupIsOneQuery(t *testing.T) {
 	servers(t, func(t *testing.T, p place) {
 		s, proxy, _ := p.behind(t, sqlstore.Options{})
 		for _, name := range []string{"a.example", "b.example"} {
-			create(t, s, name, newKey(t, "2026a"))
+			storetest.Create(t, s, name, "2026a")
 		}
 		var last int
 		for _, name := range []string{"a.example", "none.example", "b.example"} { // the first prepares
@@ -170,7 +171,7 @@ func BenchmarkUpdate(b *testing.B) {
 	for _, p := range places {
 		b.Run(p.name, func(b *testing.B) {
 			s := p.open(b, sqlstore.Options{})
-			d := create(b, s, "example.com", newKey(b, "2026a"))
+			d := storetest.Create(b, s, "example.com", "2026a")
 			for n := 0; b.Loop(); n++ {
 				d.Keys[0].Note = strconv.Itoa(n)
 				if err := s.Update(b.Context(), d); err != nil {

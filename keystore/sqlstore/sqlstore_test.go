@@ -1,8 +1,6 @@
 package sqlstore_test
 
 import (
-	"context"
-	"crypto"
 	"database/sql"
 	"encoding/base64"
 	"errors"
@@ -190,29 +188,6 @@ func (p place) open(t testing.TB, o sqlstore.Options) *sqlstore.Store {
 	return s
 }
 
-func newKey(t testing.TB, selector string) keystore.Key {
-	t.Helper()
-	signer, err := keystore.Generate(keystore.Ed25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, algorithm, err := keystore.PublicBytes(signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return keystore.Key{Selector: selector, Algorithm: algorithm, State: keystore.Active, Public: public, Created: now, Activated: now,
-		Load: func(context.Context) (crypto.Signer, error) { return signer, nil }}
-}
-
-func create(t testing.TB, s keystore.Store, name string, keys ...keystore.Key) *keystore.Domain {
-	t.Helper()
-	d := &keystore.Domain{Name: name, Keys: keys}
-	if err := s.Update(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
 func TestConforms(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		storetest.Run(t, func(t *testing.T) keystore.Store { return p.open(t, sqlstore.Options{}) })
@@ -240,7 +215,7 @@ func TestMigrationByManyAtOnceAndTwice(t *testing.T) {
 			}
 		}
 		s := openAt(t, u, sqlstore.Options{})
-		create(t, s, "example.com", newKey(t, "a"))
+		storetest.Create(t, s, "example.com", "a")
 		for range 2 {
 			if from, to, err := s.Migrate(t.Context()); err != nil || from != to {
 				t.Errorf("again: from %d to %d, %v", from, to, err)
@@ -284,11 +259,13 @@ func TestSigningBringsTheKeysAlong(t *testing.T) {
 		if _, _, err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		retired := newKey(t, "b")
-		retired.State, retired.Retired = keystore.Retired, now
-		create(t, s, "example.com", newKey(t, "a"), retired)
+		given := storetest.Create(t, s, "example.com", "a", "b")
+		given.Keys[1].State, given.Keys[1].Retired = keystore.Retired, now
+		if err := s.Update(t.Context(), given); err != nil {
+			t.Fatal(err)
+		}
 		d, err := s.Signing(t.Context(), "example.com")
-		if err != nil || len(d.Keys) != 2 || d.Version != 1 {
+		if err != nil || len(d.Keys) != 2 || d.Version != 2 {
 			t.Fatalf("%+v, %v", d, err)
 		}
 		execute(t, p.direct(t, u), "UPDATE waxseal_key SET private = ''")
@@ -326,7 +303,7 @@ func TestPrivateHalvesAreWrapped(t *testing.T) {
 		if _, _, err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		create(t, s, "example.com", newKey(t, "a"))
+		storetest.Create(t, s, "example.com", "a")
 		var stored string
 		if err := p.direct(t, u).QueryRow("SELECT private FROM waxseal_key").Scan(&stored); err != nil || !strings.HasPrefix(stored, "example.com a LS0t") {
 			t.Errorf("stored is %.60q, %v", stored, err)
@@ -366,7 +343,7 @@ func TestCorruptRows(t *testing.T) {
 			{"UPDATE waxseal_history SET at = '2026' WHERE domain = ", false, ""},
 		} {
 			name := fmt.Sprintf("d%d.example", i)
-			d := &keystore.Domain{Name: name, Keys: []keystore.Key{newKey(t, "good"), newKey(t, "bad")},
+			d := &keystore.Domain{Name: name, Keys: []keystore.Key{storetest.Active(t, "good"), storetest.Active(t, "bad")},
 				Slots: []keystore.Slot{{Selector: "s1", Target: "x.example"}}, History: []keystore.Event{event}}
 			if err := s.Update(t.Context(), d); err != nil {
 				t.Fatal(err)
@@ -390,7 +367,7 @@ func TestCorruptRows(t *testing.T) {
 				t.Errorf("%s: such a domain was changed: %v", test.statement, err)
 			}
 		}
-		create(t, s, "broken.example")
+		storetest.Create(t, s, "broken.example")
 		execute(t, db, "UPDATE waxseal_domain SET version = 0 WHERE name = 'broken.example'")
 		if _, err := s.Domain(t.Context(), "broken.example"); !errors.Is(err, keystore.ErrBroken) {
 			t.Errorf("version 0: %v", err)
@@ -411,7 +388,7 @@ func TestRemovedKeyLeavesNoPrivateHalf(t *testing.T) {
 		if _, _, err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		d := create(t, s, "example.com", newKey(t, "a"))
+		d := storetest.Create(t, s, "example.com", "a")
 		d.Keys[0].State, d.Keys[0].Removed = keystore.Removed, now
 		if err := s.Update(t.Context(), d); err != nil {
 			t.Fatal(err)
@@ -440,8 +417,8 @@ func TestNodes(t *testing.T) {
 			{Name: "mx1", Program: "waxseal 1", Started: now.Add(-time.Hour), Refreshed: now.Add(-time.Second), Seen: now},
 			{Name: "mx2", Program: "waxseal 1", Started: now.Add(-time.Hour), Refreshed: now.Add(-time.Second), Seen: now},
 		}
-		create(t, s, "example.com", newKey(t, "a"))
-		create(t, s, "example.net", newKey(t, "a"))
+		storetest.Create(t, s, "example.com", "a")
+		storetest.Create(t, s, "example.net", "a")
 		st, err := s.Status(t.Context())
 		if err != nil || !slices.Equal(st.Nodes, want) || st.Domains != 2 || st.LastChanged != "example.net" || !st.LastChange.Equal(now) || st.Schema != sqlstore.SchemaVersion() || st.Latency <= 0 {
 			t.Errorf("%+v, %v", st, err)

@@ -11,15 +11,15 @@ import (
 
 	"waxseal/keystore"
 	"waxseal/keystore/sqlstore"
-	"waxseal/keystore/sqlstore/sqltest"
+	"waxseal/keystore/storetest"
 )
 
 // behind makes a store whose server is reached through a proxy.
-func (p place) behind(t *testing.T, o sqlstore.Options) (*sqlstore.Store, *sqltest.Proxy, string) {
+func (p place) behind(t *testing.T, o sqlstore.Options) (*sqlstore.Store, *storetest.Proxy, string) {
 	t.Helper()
 	_, addr := p.url(t, "")
-	proxy := sqltest.NewProxy(t, addr)
-	u, _ := p.url(t, proxy.Addr)
+	proxy := storetest.NewProxy(t, "tcp", addr)
+	u, _ := p.url(t, proxy.Address)
 	u += "&connections=1" // so that every piece is the operation's
 	s := openAt(t, u, o)
 	if _, _, err := s.Migrate(t.Context()); err != nil {
@@ -34,8 +34,8 @@ func (p place) behind(t *testing.T, o sqlstore.Options) (*sqlstore.Store, *sqlte
 func TestConnectionLostInTheMiddle(t *testing.T) {
 	servers(t, func(t *testing.T, p place) {
 		s, proxy, u := p.behind(t, sqlstore.Options{})
-		create(t, s, "example.com", newKey(t, "a"))
-		direct := openAt(t, strings.Replace(u, proxy.Addr, p.server.Get(t).Addr, 1), sqlstore.Options{})
+		storetest.Create(t, s, "example.com", "a")
+		direct := openAt(t, strings.Replace(u, proxy.Address, p.server.Get(t).Addr, 1), sqlstore.Options{})
 		domain := func() *keystore.Domain {
 			t.Helper()
 			d, err := direct.Domain(t.Context(), "example.com")
@@ -65,7 +65,7 @@ func TestConnectionLostInTheMiddle(t *testing.T) {
 			{"Update of a domain", func() error {
 				before := domain()
 				d := domain()
-				k := newKey(t, fmt.Sprintf("k%d", made))
+				k := storetest.Active(t, fmt.Sprintf("k%d", made))
 				made++
 				d.Keys = append(d.Keys, k)
 				d.History = append(d.History, keystore.Event{Time: now, Selector: k.Selector, What: keystore.WasCreated})
@@ -83,7 +83,7 @@ func TestConnectionLostInTheMiddle(t *testing.T) {
 			{"Update of a new domain", func() error {
 				name := fmt.Sprintf("d%d.example", made)
 				made++
-				d := &keystore.Domain{Name: name, Keys: []keystore.Key{newKey(t, "a")}}
+				d := &keystore.Domain{Name: name, Keys: []keystore.Key{storetest.Active(t, "a")}}
 				if err := s.Update(t.Context(), d); err != nil {
 					return err
 				}
@@ -120,7 +120,7 @@ func TestConnectionLostInTheMiddle(t *testing.T) {
 func TestSlowServer(t *testing.T) {
 	servers(t, func(t *testing.T, p place) {
 		s, proxy, u := p.behind(t, sqlstore.Options{})
-		d := create(t, s, "example.com", newKey(t, "a"))
+		d := storetest.Create(t, s, "example.com", "a")
 		s = openAt(t, u, sqlstore.Options{Timeout: 200 * time.Millisecond})
 		proxy.Delay(time.Second)
 		for _, test := range []struct {
@@ -161,7 +161,7 @@ func TestServerRestarts(t *testing.T) {
 		if _, _, err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		create(t, s, "example.com", newKey(t, "a"))
+		storetest.Create(t, s, "example.com", "a")
 		news := make(chan string, 10)
 		ended := make(chan error, 1)
 		go func() { ended <- s.Watch(t.Context(), func(domain string) { news <- domain }) }()
@@ -185,7 +185,7 @@ func TestServerRestarts(t *testing.T) {
 		if d, err := s.Domain(t.Context(), "example.com"); err != nil || len(d.Keys) != 1 {
 			t.Errorf("afterwards: %v", err)
 		}
-		create(t, s, "example.net", newKey(t, "a"))
+		storetest.Create(t, s, "example.net", "a")
 	})
 }
 
@@ -207,7 +207,7 @@ func TestFailoverToTheNextHost(t *testing.T) {
 		if _, _, err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		create(t, s, "example.com", newKey(t, "a"))
+		storetest.Create(t, s, "example.com", "a")
 	})
 }
 
@@ -245,7 +245,7 @@ func TestBehindAPooler(t *testing.T) {
 			return news
 		}
 		heard, polled := watch(direct), watch(pooled)
-		d := create(t, pooled, "example.com", newKey(t, "a"))
+		d := storetest.Create(t, pooled, "example.com", "a")
 		d.Keys[0].Note = "changed"
 		if err := pooled.Update(t.Context(), d); err != nil {
 			t.Fatal(err)

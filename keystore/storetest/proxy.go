@@ -17,6 +17,8 @@ type Proxy struct {
 	mu    sync.Mutex
 	conns map[net.Conn]bool // guarded by mu
 	cut   map[bool]int      // guarded by mu; octets that still pass, by direction
+	cutAt int               // guarded by mu; the number of the piece to cut; 0: none
+	seen  int               // guarded by mu; pieces that came by
 	delay time.Duration     // guarded by mu
 
 	ended chan struct{}
@@ -55,6 +57,29 @@ func (p *Proxy) CutAfter(n int, toServer bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut[toServer] = n + 1
+}
+
+// CutAt counts the pieces that come by from now on, from either side, and cuts the
+// connection at the one of that number, which is lost. The next connection passes
+// again. 0 cuts none.
+func (p *Proxy) CutAt(piece int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAt, p.seen = piece, 0
+}
+
+// WasCut reports whether the cut that CutAt asked for has happened.
+func (p *Proxy) WasCut() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cutAt == 0
+}
+
+// Pieces returns how many pieces have come by since CutAt.
+func (p *Proxy) Pieces() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seen
 }
 
 // Heal takes back CutAfter.
@@ -113,6 +138,11 @@ func (p *Proxy) copy(to, from net.Conn, toServer bool) {
 				delete(p.cut, toServer)
 			} else {
 				p.cut[toServer] = left - n
+			}
+		}
+		if n > 0 {
+			if p.seen++; p.seen == p.cutAt {
+				p.cutAt, n, end = 0, 0, true
 			}
 		}
 		p.mu.Unlock()

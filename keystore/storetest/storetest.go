@@ -56,7 +56,7 @@ func newKey(t *testing.T, selector string) keystore.Key {
 	return keyOf(t, selector, signer)
 }
 
-func keyOf(t *testing.T, selector string, signer crypto.Signer) keystore.Key {
+func keyOf(t testing.TB, selector string, signer crypto.Signer) keystore.Key {
 	t.Helper()
 	public, algorithm, err := keystore.PublicBytes(signer.Public())
 	if err != nil {
@@ -69,7 +69,7 @@ func keyOf(t *testing.T, selector string, signer crypto.Signer) keystore.Key {
 }
 
 // create puts a new domain with the keys into the store.
-func create(t *testing.T, s keystore.Store, name string, keys ...keystore.Key) *keystore.Domain {
+func create(t testing.TB, s keystore.Store, name string, keys ...keystore.Key) *keystore.Domain {
 	t.Helper()
 	d := &keystore.Domain{Name: name, Keys: keys}
 	if err := s.Update(t.Context(), d); err != nil {

@@ -5,6 +5,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"waxseal/keystore/storetest"
 )
 
 func TestURLs(t *testing.T) {
@@ -75,7 +77,7 @@ func FuzzURL(f *testing.F) {
 // As Mailu's admin/mailu/internal/views/rspamd.py answers: every token is good,
 // and a domain without a key has an empty list.
 func TestMailu(t *testing.T) {
-	text, _ := keyText(t)
+	text, _ := storetest.PrivateKey(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		domain, ok := strings.CutPrefix(r.URL.Path, "/internal/rspamd/vault/v1/dkim/")
 		selectors := []object{}
@@ -90,8 +92,8 @@ func TestMailu(t *testing.T) {
 	}))
 	defer server.Close()
 	s := open(t, "vault+http://"+strings.TrimPrefix(server.URL, "http://")+"?layout=mailu", Options{})
-	expect(t, s, "example.com", "dkim")
-	expect(t, s, "example.net")
+	storetest.Signs(t, s, "example.com", "dkim")
+	storetest.Signs(t, s, "example.net")
 	if _, err := s.List(t.Context(), "", 0); err == nil {
 		t.Error("Mailu listed its domains")
 	}
@@ -102,7 +104,7 @@ func TestRedirects(t *testing.T) {
 	f := newFake(t)
 	standby := httptest.NewServer(http.RedirectHandler(f.server.URL+"/v1/secret/data/waxseal/example.com", http.StatusTemporaryRedirect))
 	defer standby.Close()
-	create(t, open(t, f.url(t, "secret/waxseal"), Options{}), "example.com", "a")
+	storetest.Create(t, open(t, f.url(t, "secret/waxseal"), Options{}), "example.com", "a")
 	url := strings.Replace(f.url(t, "secret/waxseal"), f.host(), strings.TrimPrefix(standby.URL, "http://"), 1)
 	if _, err := open(t, url, Options{}).Domain(t.Context(), "example.com"); err != nil {
 		t.Errorf("a standby's redirection: %v", err)

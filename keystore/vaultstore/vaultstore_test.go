@@ -3,15 +3,11 @@ package vaultstore
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,40 +95,10 @@ func TestSilentServerHoldsNobody(t *testing.T) {
 	storetest.RunSlow(t, open(t, url, Options{}), p)
 }
 
-func newKey(t testing.TB, algorithm keystore.Algorithm, selector string, signer crypto.Signer) keystore.Key {
-	t.Helper()
-	if signer == nil {
-		var err error
-		if signer, err = keystore.Generate(algorithm); err != nil {
-			t.Fatal(err)
-		}
-	}
-	public, algorithm, err := keystore.PublicBytes(signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return keystore.Key{
-		Selector: selector, Algorithm: algorithm, State: keystore.Active, Public: public,
-		Load: func(context.Context) (crypto.Signer, error) { return signer, nil },
-	}
-}
-
-func create(t testing.TB, s *Store, name string, selectors ...string) *keystore.Domain {
-	t.Helper()
-	d := &keystore.Domain{Name: name}
-	for _, selector := range selectors {
-		d.Keys = append(d.Keys, newKey(t, keystore.Ed25519, selector, nil))
-	}
-	if err := s.Update(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
 func TestNothingIsLeftOfARemovedKey(t *testing.T) {
 	f := newFake(t)
 	s := open(t, f.url(t, "secret/waxseal"), Options{})
-	d := create(t, s, "example.com", "a", "b")
+	d := storetest.Create(t, s, "example.com", "a", "b")
 	stored := string(f.v2["waxseal/example.com"].versions[0])
 	half := stored[strings.Index(stored, "BEGIN PRIVATE KEY"):][:60]
 	d.Keys[0].Note = "more versions"
@@ -153,14 +119,14 @@ func TestNothingIsLeftOfARemovedKey(t *testing.T) {
 func TestDeletedSecretMayBeMadeAnew(t *testing.T) {
 	f := newFake(t)
 	s := open(t, f.url(t, "secret/waxseal"), Options{})
-	create(t, s, "example.com", "a")
+	storetest.Create(t, s, "example.com", "a")
 	if err := s.client.do(t.Context(), "DELETE", "secret/data/waxseal/example.com", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Domain(t.Context(), "example.com"); !errors.Is(err, keystore.ErrNotFound) {
 		t.Fatalf("deleted: %v", err)
 	}
-	create(t, s, "example.com", "b")
+	storetest.Create(t, s, "example.com", "b")
 	if d, err := s.Domain(t.Context(), "example.com"); err != nil || d.Keys[0].Selector != "b" || d.Version != 2 {
 		t.Errorf("%+v, %v", d, err)
 	}
@@ -178,7 +144,7 @@ func TestDamageIsNamed(t *testing.T) {
 	} {
 		f := newFake(t)
 		s := open(t, f.url(t, "secret/waxseal"), Options{})
-		create(t, s, "example.com", "a")
+		storetest.Create(t, s, "example.com", "a")
 		secret := f.v2["waxseal/example.com"]
 		var was struct{ Domain json.RawMessage }
 		json.Unmarshal(secret.versions[0], &was)
@@ -207,7 +173,7 @@ func TestSealedHostIsPassedOver(t *testing.T) {
 	a, b := newFake(t), newFake(t)
 	a.sealed = true
 	url := strings.Replace(b.url(t, "secret/waxseal"), b.host(), "127.0.0.1:1,"+a.host()+","+b.host(), 1)
-	create(t, open(t, url, Options{}), "example.com", "a")
+	storetest.Create(t, open(t, url, Options{}), "example.com", "a")
 	b.sealed = true
 	s := open(t, b.url(t, "secret/waxseal"), Options{})
 	if _, err := s.Domain(t.Context(), "example.com"); err == nil || !strings.Contains(err.Error(), "sealed") || errors.Is(err, keystore.ErrNotFound) {
@@ -223,7 +189,7 @@ func inTransitSigns(t *testing.T, s *Store) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.Keys = append(d.Keys, newKey(t, algorithm, selector, signer))
+		d.Keys = append(d.Keys, storetest.ActiveOf(t, selector, signer))
 	}
 	if err := s.Update(t.Context(), d); err != nil {
 		t.Fatal(err)
@@ -334,7 +300,7 @@ func TestLogins(t *testing.T) {
 	}
 	for i, options := range good {
 		s := open(t, base+options, Options{})
-		create(t, s, fmt.Sprintf("d%d.example", i), "a")
+		storetest.Create(t, s, fmt.Sprintf("d%d.example", i), "a")
 		// A token that Vault has forgotten is replaced, once it is not new.
 		s.client.auth.mu.Lock()
 		s.client.auth.since = time.Now().Add(-time.Minute)
@@ -379,7 +345,7 @@ func TestTokenIsRenewed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	os.WriteFile(file, []byte("secret"), 0o600)
 	s := open(t, "vault+http://"+f.host()+"/secret/waxseal?auth=approle&role_id=mail&secret_id_file="+file, Options{})
-	create(t, s, "example.com", "a")
+	storetest.Create(t, s, "example.com", "a")
 	first, _ := s.client.auth.current(t.Context())
 	time.Sleep(1500 * time.Millisecond)
 	if _, err := s.Domain(t.Context(), "example.com"); err != nil {
@@ -390,53 +356,8 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
-func keyText(t *testing.T) (text, bare string) {
-	t.Helper()
-	key, err := keystore.Generate(keystore.RSA1024)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, _ := keystore.MarshalPrivateKey(key)
-	block, _ := pem.Decode(data)
-	return string(data), base64.StdEncoding.EncodeToString(block.Bytes)
-}
-
-func expect(t *testing.T, s *Store, domain string, selectors ...string) {
-	t.Helper()
-	for _, read := range []func(context.Context, string) (*keystore.Domain, error){s.Domain, s.Signing} {
-		d, err := read(t.Context(), domain)
-		if len(selectors) == 0 {
-			if !errors.Is(err, keystore.ErrNotFound) {
-				t.Errorf("%s: %v, want not found", domain, err)
-			}
-			continue
-		}
-		if err != nil {
-			t.Errorf("%s: %v", domain, err)
-			continue
-		}
-		var got []string
-		for i := range d.Keys {
-			k := &d.Keys[i]
-			for range 2 {
-				if key, err := k.Load(t.Context()); err != nil || keystore.SelfTest(key, k.Public) != nil {
-					t.Errorf("key %s.%s: %v", k.Selector, domain, err)
-				}
-			}
-			got = append(got, k.Selector)
-		}
-		slices.Sort(got)
-		if !slices.Equal(got, selectors) || d.Whole() != nil {
-			t.Errorf("%s: selectors %q, want %q; %v", domain, got, selectors, d.Whole())
-		}
-		if err := s.Update(t.Context(), d); !errors.Is(err, keystore.ErrReadOnly) {
-			t.Errorf("%s: a change: %v, want %v", domain, err, keystore.ErrReadOnly)
-		}
-	}
-}
-
 func TestRspamdSecrets(t *testing.T) {
-	text, bare := keyText(t)
+	text, bare := storetest.PrivateKey(t)
 	now := time.Now().Unix()
 	element := func(selector, key string, start, end int64) object {
 		return object{"selector": selector, "domain": "example.com", "key": key, "alg": "rsa", "bits": 1024, "valid_start": start, "valid_end": end}
@@ -449,29 +370,25 @@ func TestRspamdSecrets(t *testing.T) {
 	f.v2["dkim/example.com"] = &kvSecret{[]json.RawMessage{secret}, []bool{false}, []bool{false}}
 	for _, url := range []string{f.url(t, "kv1/dkim", "layout=rspamd"), f.url(t, "secret/dkim", "layout=rspamd", "kv=2")} {
 		s := open(t, url, Options{})
-		expect(t, s, "example.com", "a", "b")
-		expect(t, s, "example.net")
-		if names, err := s.List(t.Context(), "", 0); err != nil || !slices.Equal(names, []string{"example.com"}) {
-			t.Errorf("List = %q, %v", names, err)
-		}
+		storetest.Signs(t, s, "example.com", "a", "b")
+		storetest.Signs(t, s, "example.net")
+		storetest.Lists(t, s, "example.com")
 	}
 }
 
 func TestKumoMTASecrets(t *testing.T) {
-	text, bare := keyText(t)
+	text, bare := storetest.PrivateKey(t)
 	f := newFake(t)
 	for path, key := range map[string]string{"dkim/example.com/s1": text, "dkim/example.com/s2": bare, "dkim/example.net/s1": text} {
 		secret, _ := json.Marshal(object{"key": key})
 		f.v2[path] = &kvSecret{[]json.RawMessage{secret}, []bool{false}, []bool{false}}
 	}
 	s := open(t, f.url(t, "secret/dkim", "layout=kumomta"), Options{})
-	expect(t, s, "example.com", "s1", "s2")
-	expect(t, s, "example.net", "s1")
-	expect(t, s, "example.org")
-	if names, err := s.List(t.Context(), "", 0); err != nil || !slices.Equal(names, []string{"example.com", "example.net"}) {
-		t.Errorf("List = %q, %v", names, err)
-	}
+	storetest.Signs(t, s, "example.com", "s1", "s2")
+	storetest.Signs(t, s, "example.net", "s1")
+	storetest.Signs(t, s, "example.org")
+	storetest.Lists(t, s, "example.com", "example.net")
 	s = open(t, f.url(t, "secret/dkim", "layout=kumomta", "selector=s2,s3"), Options{})
-	expect(t, s, "example.com", "s2")
-	expect(t, s, "example.net")
+	storetest.Signs(t, s, "example.com", "s2")
+	storetest.Signs(t, s, "example.net")
 }
