@@ -87,12 +87,7 @@ func TestLinesOfAmavisAreTold(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := writeKeyTree(t, map[string]string{"amavisd.conf": usual + c.config + "\n1;\n", "a.pem": "RSA", "b.pem": "OTHER"})
 			r := runImport(t, dir, "amavis", dir+"/amavisd.conf", "--dry-run")
-			told := ""
-			for line := range strings.Lines(r.stdout) {
-				if strings.HasPrefix(line, c.result+" ") {
-					told += line
-				}
-			}
+			told := reported(r.stdout, c.result)
 			if !strings.Contains(told, c.say) {
 				t.Errorf("exit status %d, no %s line says %q:\n%s%s", r.code, c.result, c.say, r.stdout, r.stderr)
 			}

@@ -95,12 +95,7 @@ func TestLinesOfDkimpyAreTold(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := writeKeyTree(t, map[string]string{"d.conf": debianDkimpy + c.config + "\n", "dkim.key": "RSA", "signing": "*@example.com k\n", "keys": "k example.com:s:DIR/dkim.key\n"})
 			r := runImport(t, dir, "dkimpy", dir+"/d.conf", "--dry-run")
-			told := ""
-			for line := range strings.Lines(r.stdout) {
-				if strings.HasPrefix(line, c.result+" ") {
-					told += line
-				}
-			}
+			told := reported(r.stdout, c.result)
 			if !strings.Contains(told, c.say) || r.code != exitFailed {
 				t.Errorf("exit status %d, no %s line says %q:\n%s%s", r.code, c.result, c.say, r.stdout, r.stderr)
 			}

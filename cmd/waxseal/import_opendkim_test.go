@@ -157,12 +157,7 @@ func TestEveryLineIsToldWithWhatBecomesOfIt(t *testing.T) {
 			cli := newCLI(t)
 			dir := openDKIMFiles(t, c.files)
 			r := importOpenDKIM(cli, dir, "--dry-run")
-			told := ""
-			for line := range strings.Lines(r.stdout) {
-				if strings.HasPrefix(line, c.result) {
-					told += line
-				}
-			}
+			told := reported(r.stdout, c.result)
 			for _, say := range c.say {
 				if !strings.Contains(told, say) {
 					t.Errorf("no %s line says %q:\n%s%s", c.result, say, r.stdout, r.stderr)

@@ -41,6 +41,17 @@ type importing struct {
 	keys   []string
 }
 
+// reported are the lines of an import's report with this result.
+func reported(report, result string) string {
+	told := ""
+	for line := range strings.Lines(report) {
+		if strings.HasPrefix(line, result+" ") {
+			told += line
+		}
+	}
+	return told
+}
+
 func runImport(t *testing.T, dir string, args ...string) importing {
 	t.Helper()
 	c, to := newCLI(t), t.TempDir()
@@ -187,12 +198,7 @@ func TestLinesOfRspamdAreTaken(t *testing.T) {
 				dir = writeKeyTree(t, map[string]string{"local.d/dkim_signing.conf": c.config + "\n" + one, "a.key": "RSA"})
 			}
 			r := runImport(t, dir, "rspamd", dir, "--dry-run")
-			told := ""
-			for line := range strings.Lines(r.stdout) {
-				if strings.HasPrefix(line, c.result+" ") {
-					told += line
-				}
-			}
+			told := reported(r.stdout, c.result)
 			if !strings.Contains(told, c.say) || r.code != exitFailed {
 				t.Errorf("exit status %d, no %s line says %q:\n%s%s", r.code, c.result, c.say, r.stdout, r.stderr)
 			}

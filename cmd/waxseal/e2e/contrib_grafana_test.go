@@ -76,21 +76,7 @@ func startPrometheus(t *testing.T, target string) *prometheus {
 		"--web.listen-address="+p.address, "--log.level=warn")
 	var out transcript
 	c.Stdout, c.Stderr = &out, &out
-	ownGroup(c)
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = c.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		endGroup(c, ended)
-		if t.Failed() {
-			t.Logf("Prometheus:\n%s", tail(out.String()))
-		}
-	})
+	startGroup(t, c, func() string { return tail(out.String()) })
 	return p
 }
 

@@ -124,21 +124,7 @@ func TestREADMECommandRunsInAClone(t *testing.T) {
 	run.Dir = clone
 	var stdout, log transcript
 	run.Stdout, run.Stderr = &stdout, &log
-	ownGroup(run)
-	if err := run.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = run.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		endGroup(run, ended)
-		if t.Failed() {
-			t.Logf("go run:\n%s%s", stdout.String(), log.String())
-		}
-	})
+	ended := startGroup(t, run, func() string { return stdout.String() + log.String() })
 	eventually(t, "go run says that the daemon has started", func() bool {
 		select {
 		case <-ended:

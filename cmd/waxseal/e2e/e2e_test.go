@@ -193,6 +193,42 @@ func writeFile(t *testing.T, path, text string, mode os.FileMode) string {
 	return path
 }
 
+// startGroup starts a program with all its children to come in a process group of
+// its own, which ends with the test; if that failed, log says why. What it returns
+// is closed when the program has ended.
+func startGroup(t *testing.T, c *exec.Cmd, log func() string) <-chan struct{} {
+	t.Helper()
+	ownGroup(c)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = c.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		endGroup(c, ended)
+		if t.Failed() {
+			t.Logf("%s:\n%s", c.Args[0], log())
+		}
+	})
+	return ended
+}
+
+// awaitSMTP waits until a mail server greets.
+func awaitSMTP(t *testing.T, address string) {
+	t.Helper()
+	eventually(t, "a mail server greets at "+address, func() bool {
+		c, err := dialSMTP(address)
+		if err != nil {
+			return false
+		}
+		c.quit()
+		return true
+	})
+}
+
 // endGroup ends a process of ownGroup with all its children: politely, then by
 // force. ended is closed when its Wait has returned.
 func endGroup(c *exec.Cmd, ended <-chan struct{}) {

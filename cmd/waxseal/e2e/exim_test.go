@@ -100,29 +100,8 @@ plain:
 	daemon := x.program("-bdf")
 	var out transcript
 	daemon.Stdout, daemon.Stderr = &out, &out
-	ownGroup(daemon)
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = daemon.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		endGroup(daemon, ended)
-		if t.Failed() {
-			t.Logf("Exim:\n%s%s", out.String(), tail(x.log()))
-		}
-	})
-	eventually(t, "Exim greets", func() bool {
-		c, err := dialSMTP(x.address())
-		if err != nil {
-			return false
-		}
-		c.quit()
-		return true
-	})
+	startGroup(t, daemon, func() string { return out.String() + tail(x.log()) })
+	awaitSMTP(t, x.address())
 	return x
 }
 

@@ -60,8 +60,11 @@ func (c *milterClient) verdict(t *testing.T) (more bool, f fate) {
 			t.Fatalf("waiting for a verdict: %v", err)
 		}
 		switch command {
-		case 'i':
+		case 'i': // insert: index, name, value
 			parts := bytes.Split(payload[4:], []byte{0})
+			if binary.BigEndian.Uint32(payload) != 0 || len(parts) != 3 || !strings.HasPrefix(string(parts[1]), " ") {
+				t.Fatalf("insertion %q, want index 0 and a value with a leading blank", payload)
+			}
 			f.top = string(parts[0]) + ":" + strings.ReplaceAll(string(parts[1]), "\n", "\r\n") + "\r\n" + f.top
 		case 'y':
 			f.reply = strings.TrimSuffix(string(payload), "\x00")
@@ -79,14 +82,7 @@ func (c *milterClient) verdict(t *testing.T) (more bool, f fate) {
 // content takes a message from its header to its end.
 func (c *milterClient) content(t *testing.T, header, body string) fate {
 	t.Helper()
-	m, err := parseMessage([]byte(header + "\r\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range m.fields {
-		c.strings0('L', f.name, strings.ReplaceAll(strings.TrimSuffix(f.value(), "\r\n"), "\r\n", "\n"))
-	}
-	c.packet('N', nil)
+	c.header(t, header)
 	if more, f := c.verdict(t); !more {
 		return f
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -126,6 +125,13 @@ func (c *milterClient) begin(t *testing.T, header string) {
 	c.want(t, 'c')
 	c.strings0('R', "<box@example.net>")
 	c.strings0('D', "Ti", "4ABCDEF")
+	c.header(t, header)
+	c.want(t, 'c')
+}
+
+// header tells of all fields, and of their end.
+func (c *milterClient) header(t *testing.T, header string) {
+	t.Helper()
 	m, err := parseMessage([]byte(header + "\r\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +140,6 @@ func (c *milterClient) begin(t *testing.T, header string) {
 		c.strings0('L', f.name, strings.ReplaceAll(strings.TrimSuffix(f.value(), "\r\n"), "\r\n", "\n"))
 	}
 	c.packet('N', nil)
-	c.want(t, 'c')
 }
 
 // end ends the message, and returns the fields to be put on top of it.
@@ -142,25 +147,11 @@ func (c *milterClient) end(t *testing.T) string {
 	t.Helper()
 	c.strings0('D', "Ei", "4ABCDEF")
 	c.packet('E', nil)
-	top := ""
-	for {
-		command, payload, err := c.read()
-		if err != nil {
-			t.Fatalf("end of message: %v", err)
-		}
-		switch command {
-		case 'i': // insert: index, name, value
-			parts := bytes.Split(payload[4:], []byte{0})
-			if binary.BigEndian.Uint32(payload) != 0 || len(parts) != 3 || !strings.HasPrefix(string(parts[1]), " ") {
-				t.Fatalf("insertion %q, want index 0 and a value with a leading blank", payload)
-			}
-			top = string(parts[0]) + ":" + strings.ReplaceAll(string(parts[1]), "\n", "\r\n") + "\r\n" + top
-		case 'a':
-			return top
-		default:
-			t.Fatalf("answer %c %q to the end of a message", command, payload)
-		}
+	more, f := c.verdict(t)
+	if more || f.reply != "" {
+		t.Fatalf("answer %q to the end of a message", f.reply)
 	}
+	return f.top
 }
 
 // signByMilter takes one message through a connection of its own.

@@ -85,31 +85,12 @@ func (p *postfix) start(t *testing.T, main string, services ...service) {
 	master := exec.Command(filepath.Join(postconf(t, "daemon_directory"), "master"), "-c", p.path("conf"), "-d")
 	var out transcript
 	master.Stdout, master.Stderr = &out, &out
-	ownGroup(master)
-	if err := master.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = master.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		endGroup(master, ended) // the master passes SIGTERM on to all its processes
-		if t.Failed() {
-			maillog, _ := os.ReadFile(p.path("log/maillog"))
-			t.Logf("maillog:\n%s%s", out.String(), tail(string(maillog)))
-		}
+	startGroup(t, master, func() string {
+		maillog, _ := os.ReadFile(p.path("log/maillog"))
+		return out.String() + tail(string(maillog))
 	})
 	for _, s := range services {
-		eventually(t, "Postfix greets on port "+strconv.Itoa(p.ports[s.name]), func() bool {
-			c, err := dialSMTP(p.address(s.name))
-			if err != nil {
-				return false
-			}
-			c.quit()
-			return true
-		})
+		awaitSMTP(t, p.address(s.name))
 	}
 }
 

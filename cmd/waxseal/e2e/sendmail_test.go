@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,30 +91,11 @@ func startSendmailAt(t *testing.T, hop *sink, port int, mc string) *sendmail {
 	daemon := s.program("-C"+s.path("sendmail.cf"), "-bD", "-q1m", "-X"+s.path("transcript"))
 	var out transcript
 	daemon.Stdout, daemon.Stderr = &out, &out
-	ownGroup(daemon)
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = daemon.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		endGroup(daemon, ended)
-		if t.Failed() {
-			log, _ := os.ReadFile(s.path("transcript"))
-			t.Logf("Sendmail:\n%s%s", out.String(), tail(string(log)))
-		}
+	startGroup(t, daemon, func() string {
+		log, _ := os.ReadFile(s.path("transcript"))
+		return out.String() + tail(string(log))
 	})
-	eventually(t, "Sendmail greets on port "+strconv.Itoa(s.port), func() bool {
-		c, err := dialSMTP(s.address())
-		if err != nil {
-			return false
-		}
-		c.quit()
-		return true
-	})
+	awaitSMTP(t, s.address())
 	return s
 }
 
