@@ -1,27 +1,22 @@
 package main
 
 import (
-	_ "embed"
+	"embed"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io"
-	"maps"
+	"io/fs"
 	"reflect"
 	"strconv"
 	"strings"
 )
 
-// The texts whose comments are the manual of the settings.
-var (
-	//go:embed config.go
-	configSource string
-	//go:embed config_keys.go
-	configKeysSource string
-	//go:embed config_confine.go
-	configConfineSource string
-)
+// configSources are the texts whose comments are the manual of the settings.
+//
+//go:embed config.go config_rules.go config_keys.go config_confine.go
+var configSources embed.FS
 
 // setting is one line of the configuration file, or one table.
 type setting struct {
@@ -33,9 +28,7 @@ type setting struct {
 
 // settings returns every setting in the order of the file.
 func settings() []setting {
-	comments := fieldComments(configSource)
-	maps.Copy(comments, fieldComments(configKeysSource))
-	maps.Copy(comments, fieldComments(configConfineSource))
+	comments := fieldComments()
 	var all []setting
 	var walk func(prefix string, v reflect.Value)
 	walk = func(prefix string, v reflect.Value) {
@@ -106,26 +99,39 @@ func tomlValue(v reflect.Value) (string, bool) {
 }
 
 // fieldComments returns the comments of struct fields by "Type.Field".
-func fieldComments(source string) map[string]string {
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", source, parser.ParseComments)
+func fieldComments() map[string]string {
+	comments := map[string]string{}
+	err := fs.WalkDir(configSources, ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || path == "." {
+			return err
+		}
+		source, err := configSources.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, source, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if structure, ok := spec.Type.(*ast.StructType); ok {
+				for _, field := range structure.Fields.List {
+					for _, name := range field.Names {
+						comments[spec.Name.Name+"."+name.Name] = strings.TrimSpace(field.Doc.Text())
+					}
+				}
+			}
+			return true
+		})
+		return nil
+	})
 	if err != nil {
 		panic(err) // the text this program was compiled from
 	}
-	comments := map[string]string{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.TypeSpec)
-		if !ok {
-			return true
-		}
-		if structure, ok := spec.Type.(*ast.StructType); ok {
-			for _, field := range structure.Fields.List {
-				for _, name := range field.Names {
-					comments[spec.Name.Name+"."+name.Name] = strings.TrimSpace(field.Doc.Text())
-				}
-			}
-		}
-		return true
-	})
 	return comments
 }
 
