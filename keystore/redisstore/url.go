@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -220,19 +222,24 @@ func (t *target) option() (rueidis.ClientOption, error) {
 	if t.mode == "cluster" {
 		o.ClusterOption.ShardsRefreshInterval = 10 * time.Second
 	}
-	o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
-		password, err := readSecret(t.passwordFile)
-		return rueidis.AuthCredentials{Username: t.user, Password: password}, err
+	// The library asks one function for the user of a server and of a Sentinel, so
+	// the latter are known by who dialled them.
+	var sentinels sync.Map // their addresses
+	o.AuthCredentialsFn = func(c rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+		user, file := t.user, t.passwordFile
+		if _, ok := sentinels.Load(c.Address.String()); ok {
+			user, file = t.sentinelUser, t.sentinelPasswordFile
+		}
+		password, err := readSecret(file)
+		return rueidis.AuthCredentials{Username: user, Password: password}, err
 	}
 	if t.mode == "sentinel" {
-		password, err := readSecret(t.sentinelPasswordFile)
-		if err != nil {
-			return o, err
+		dialer := o.Dialer
+		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			sentinels.Store(address, true)
+			return nil
 		}
-		o.Sentinel = rueidis.SentinelOption{
-			MasterSet: t.set, Username: t.sentinelUser, Password: password, TLSConfig: t.tls, Dialer: o.Dialer,
-			TopologyRefreshInterval: 5 * time.Second,
-		}
+		o.Sentinel = rueidis.SentinelOption{MasterSet: t.set, TLSConfig: t.tls, Dialer: dialer, TopologyRefreshInterval: 5 * time.Second}
 	}
 	return o, nil
 }
