@@ -16,10 +16,9 @@
 //	redis+sentinel://[USER@]HOST[:PORT][,HOST[:PORT]…]/NAME[/DB][?OPTION=VALUE&…]
 //	redis+cluster://[USER@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]
 //
-// with rediss in place of redis for TLS. A user of an ACL needs the keys
-// PREFIX*, and: +@connection +client|tracking +hmget +hget +hgetall +hset +hdel
-// +zadd +zrangebylex +exists +eval +wait; in a Cluster +cluster, too. The URL takes no
-// password, since it is logged. The options are
+// with rediss in place of redis for TLS. What users of an ACL need is in
+// contrib/redis/users.conf. The URL takes no password, since it is logged. The
+// options are
 //
 //	password_file           the file that has the password; it is read for each
 //	                        new connection
