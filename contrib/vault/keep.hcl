@@ -1,0 +1,33 @@
+# The rights of the keeper, and of commands that change keys:
+#
+#   vault policy write waxseal-keep keep.hcl
+#   vault write auth/approle/role/waxseal-keep token_policies=waxseal-keep token_period=24h
+#
+# It deletes no domain. For vault://HOST/secret/waxseal; other paths and mounts go
+# here, too.
+path "secret/data/waxseal/*" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "secret/metadata/waxseal" {
+  capabilities = ["list"]
+}
+
+# When a key is removed, what the engine keeps of former versions is destroyed.
+path "secret/metadata/waxseal/*" {
+  capabilities = ["read"]
+}
+
+path "secret/destroy/waxseal/*" {
+  capabilities = ["update"]
+}
+
+# With transit=transit in the URL. A new key signs to be tested; one that is removed
+# is first allowed to be deleted ("config").
+path "transit/sign/*" {
+  capabilities = ["update"]
+}
+
+path "transit/keys/*" {
+  capabilities = ["create", "read", "update", "delete"]
+}
