@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ rootdn "cn=admin,dc=mail"
 rootpw secret
 directory %[1]s/db
 limits dn="uid=waxseal,dc=mail" size.soft=100 size.hard=500 size.prtotal=unlimited
-access to attrs=DKIMKey by dn="cn=admin,dc=mail" write by dn="uid=waxseal,dc=mail" read by dn.regex="gidNumber=.*,cn=peercred,cn=external,cn=auth" read by * none
+%[4]s
 access to attrs=userPassword by anonymous auth
 access to * by * read
 `
@@ -87,7 +88,7 @@ func start(t *testing.T) *server {
 	if err := os.Mkdir(filepath.Join(s.dir, "db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "slapd.conf"), fmt.Appendf(nil, config, s.dir, cert, key), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.dir, "slapd.conf"), fmt.Appendf(nil, config, s.dir, cert, key, contribAccess(t)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.run()
@@ -95,6 +96,18 @@ func start(t *testing.T) *server {
 	s.add("dc=mail", map[string][]string{"objectClass": {"domain"}, "dc": {"mail"}})
 	s.add("uid=waxseal,dc=mail", map[string][]string{"objectClass": {"account", "simpleSecurityObject"}, "uid": {"waxseal"}, "userPassword": {"a secret"}})
 	return s
+}
+
+// contribAccess are the rules of contrib/ldap, for our directory, and with a right
+// of whoever comes by the socket.
+func contribAccess(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../contrib/ldap/access.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.NewReplacer("dc=example,dc=com", "dc=mail",
+		"\tby * none", "\tby dn.regex=\"gidNumber=.*,cn=peercred,cn=external,cn=auth\" read\n\tby * none").Replace(string(text))
 }
 
 func (s *server) run() {
