@@ -6,6 +6,7 @@ package systemd
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -140,33 +141,46 @@ func allowedCalls(t *testing.T, unit string) map[string]bool {
 // TestTheDaemonNeedsNothingThatIsForbidden watches the calls of a daemon that
 // signs with libcrypto, tells systemd how it is, reloads and stops, and holds
 // them against the unit: its system calls, memory both written and run, and
-// address families.
+// address families. Its keys are in a directory and, as SQLite has ways of its
+// own, in a database.
 func TestTheDaemonNeedsNothingThatIsForbidden(t *testing.T) {
 	programs(t, "strace", "systemd-analyze")
+	program := filepath.Join(t.TempDir(), "waxseal")
+	c := exec.Command("go", "build", "-trimpath", "-o", program, "waxseal/cmd/waxseal")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	for _, kind := range []string{"dir", "sqlite"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			needsNothingThatIsForbidden(t, program, kind+":"+filepath.Join(t.TempDir(), "keys"))
+		})
+	}
+}
+
+func needsNothingThatIsForbidden(t *testing.T, program, keys string) {
 	unit := read(t, "waxseal.service")
 	allowed := allowedCalls(t, unit)
 	dir := t.TempDir()
-	program := filepath.Join(dir, "waxseal")
-	run := func(name string, args ...string) {
+	run := func(args ...string) []byte {
 		t.Helper()
-		c := exec.Command(name, args...)
-		c.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		out, err := exec.Command(program, args...).Output()
+		if err != nil {
+			t.Fatalf("waxseal %s: %v", strings.Join(args, " "), err)
 		}
+		return out
 	}
-	run("go", "build", "-trimpath", "-o", program, "waxseal/cmd/waxseal")
-	keys, config := filepath.Join(dir, "keys"), filepath.Join(dir, "waxseal.toml")
+	config := filepath.Join(dir, "waxseal.toml")
 	if err := os.WriteFile(config, []byte("[dns]\nresolvers = [\"127.0.0.1:9\"]\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	flags := []string{"--config", config, "--keystore", keys}
-	run(program, append([]string{"key", "new", "example.com"}, flags...)...)
-	selector, err := filepath.Glob(filepath.Join(keys, "example.com", "*.pem"))
-	if err != nil || len(selector) != 1 {
-		t.Fatal(selector, err)
+	var made []struct{ Selector string }
+	if err := json.Unmarshal(run(append([]string{"key", "new", "example.com", "--json"}, flags...)...), &made); err != nil || len(made) != 1 {
+		t.Fatal(made, err)
 	}
-	run(program, append([]string{"key", "activate", "example.com", strings.TrimSuffix(filepath.Base(selector[0]), ".pem"), "--force", "--reason", "tested"}, flags...)...)
+	run(append([]string{"key", "activate", "example.com", made[0].Selector, "--force", "--reason", "tested"}, flags...)...)
 
 	notify := filepath.Join("/tmp", "wx"+rand.Text()[:8])
 	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})

@@ -74,8 +74,9 @@ func TestDaemonsShareRedis(t *testing.T) {
 	}
 }
 
-// startRedis starts a Redis of our own, and returns where it listens.
-func startRedis(t *testing.T, dir string) (*exec.Cmd, string) {
+// startRedis starts a Redis of our own, with more settings, and returns where it
+// listens.
+func startRedis(t *testing.T, dir string, settings ...string) (*exec.Cmd, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -83,7 +84,7 @@ func startRedis(t *testing.T, dir string) (*exec.Cmd, string) {
 	}
 	address := l.Addr().(*net.TCPAddr)
 	l.Close()
-	c := exec.Command("redis-server", "--port", fmt.Sprint(address.Port), "--bind", "127.0.0.1", "--dir", dir, "--save", "")
+	c := exec.Command("redis-server", append([]string{"--port", fmt.Sprint(address.Port), "--bind", "127.0.0.1", "--dir", dir, "--save", ""}, settings...)...)
 	var log bytes.Buffer
 	c.Stdout, c.Stderr = &log, &log
 	ownGroup(c)
