@@ -67,11 +67,13 @@ func TestExplainTellsTheRisksOfAMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &milter.Settings{Rules: rules, Keys: oneKey(t, "example.com")}
-	message := &rawMessage{fields: []rawField{{"From", " ann@example.com"}}, body: []byte(strings.Repeat("x", 2000) + "\r\n")}
+	message := func() *rawMessage {
+		return &rawMessage{fields: []rawField{{"From", " ann@example.com"}}, body: strings.NewReader(strings.Repeat("x", 2000) + "\r\n")}
+	}
 	c := policy.Connection{Local: true, MTA: "Postfix 3.7.11"}
 	now := func() time.Time { return time.Unix(1_800_000_000, 0) }
 
-	e := explainMessage(context.Background(), s, c, "", message, now)
+	e := explainMessage(context.Background(), s, c, "", message(), now)
 	var got []string
 	for _, r := range e.Result.Risks {
 		got = append(got, r.Risk+" "+r.Action)
@@ -84,11 +86,12 @@ func TestExplainTellsTheRisksOfAMessage(t *testing.T) {
 	}
 
 	s.Risks = milter.RiskActions{signer.MissingDate: milter.RiskReject}
-	if e := explainMessage(context.Background(), s, c, "", message, now); e.Result.Signed || !strings.Contains(e.Result.Reply, "550 5.6.0") {
+	if e := explainMessage(context.Background(), s, c, "", message(), now); e.Result.Signed || !strings.Contains(e.Result.Reply, "550 5.6.0") {
 		t.Errorf("%+v", e.Result)
 	}
-	message.authorOnly = true
-	if e := explainMessage(context.Background(), s, c, "", message, now); !e.Result.Signed || e.Result.Risks != nil {
+	address := message()
+	address.authorOnly = true
+	if e := explainMessage(context.Background(), s, c, "", address, now); !e.Result.Signed || e.Result.Risks != nil {
 		t.Errorf("of an address alone: %+v", e.Result)
 	}
 }

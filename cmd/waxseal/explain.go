@@ -92,7 +92,7 @@ always has. The rules are those of the only listener, or of the one that
 					return misused(fmt.Errorf("--from %q has a line end", from))
 				}
 				message = &rawMessage{fields: []rawField{{"From", " " + from}}, authorOnly: true}
-			} else if _, message, err = readMessage(a.stdin); err != nil {
+			} else if message, err = readMessage(a.stdin); err != nil {
 				return err
 			}
 			return a.explain(c.Context(), connection, f.login, message)

@@ -1,15 +1,22 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 )
 
-// maxMessage bounds a message read from standard input, which is held in
-// memory: far above what mail servers take.
-const maxMessage = 512 << 20
+const (
+	// maxMessage bounds a message on standard input: far above what mail servers
+	// take.
+	maxMessage = 4 << 30
+
+	// maxHeader bounds its header, which is held in memory; the body is not. It is
+	// four times the default of limits.header_bytes.
+	maxHeader = 4 << 20
+)
 
 // rawField is one header field as it stands in a message: its value with the
 // blanks after the colon, folds as CRLF, no line end.
@@ -19,68 +26,123 @@ type rawField struct{ name, value string }
 // with CRLF.
 type rawMessage struct {
 	fields []rawField
-	body   []byte
+	body   io.Reader // to be read once
 
+	crlf       bool // as it came, its first line ended with CRLF
 	authorOnly bool // it was made up for its author's address
 }
 
-// readMessage reads a message from standard input. It returns the bytes as
-// they came, too.
-func readMessage(r io.Reader) (raw []byte, m *rawMessage, err error) {
-	raw, err = io.ReadAll(io.LimitReader(r, maxMessage+1))
-	if err != nil {
-		return nil, nil, fmt.Errorf("message on standard input: %w", err)
+// readMessage reads the header of a message on standard input. Reading the body
+// reads the rest.
+func readMessage(r io.Reader) (*rawMessage, error) {
+	lines := &crlfReader{from: &stdinReader{from: r}}
+	text := bufio.NewReaderSize(lines, 64<<10)
+	if _, err := text.Peek(1); err == io.EOF {
+		return nil, withHint(errors.New("no message on standard input"), "give one with: < message.eml")
 	}
-	if len(raw) > maxMessage {
-		return nil, nil, fmt.Errorf("message on standard input: over %d MiB", maxMessage>>20)
+	m, err := parseMessage(text)
+	if err == nil {
+		m.crlf = lines.crlf
 	}
-	if len(raw) == 0 {
-		return nil, nil, withHint(errors.New("no message on standard input"), "give one with: < message.eml")
-	}
-	m, err = parseMessage(toCRLF(raw))
-	return raw, m, err
+	return m, err
 }
 
-// toCRLF ends lines with CRLF where they end with LF, as files on disk do.
-func toCRLF(b []byte) []byte {
-	bare := 0
-	for i, c := range b {
-		if c == '\n' && (i == 0 || b[i-1] != '\r') {
-			bare++
+// stdinReader is standard input up to maxMessage. An error comes alone and again:
+// bufio.Reader.WriteTo goes on reading after one that came with octets.
+type stdinReader struct {
+	from io.Reader
+	n    int64
+	err  error
+}
+
+func (s *stdinReader) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.from.Read(p)
+	if s.n += int64(n); s.n > maxMessage {
+		err = fmt.Errorf("over %d MiB", maxMessage>>20)
+	}
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("message on standard input: %w", err)
+	}
+	if s.err = err; n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// crlfReader ends lines with CRLF where they end with LF, as files on disk do.
+type crlfReader struct {
+	from   io.Reader
+	buffer []byte
+	last   byte // that was read
+	lf     bool // is owed, after its CR
+	seen   bool // a line end
+	crlf   bool // the first one was CRLF
+}
+
+func (c *crlfReader) Read(p []byte) (n int, err error) {
+	if c.lf && len(p) > 0 {
+		c.lf, p[0] = false, '\n'
+		return 1, nil
+	}
+	if want := (len(p) + 1) / 2; cap(c.buffer) < want {
+		c.buffer = make([]byte, want)
+	}
+	got, err := c.from.Read(c.buffer[:(len(p)+1)/2])
+	for _, b := range c.buffer[:got] {
+		if b == '\n' {
+			bare := c.last != '\r'
+			if !c.seen {
+				c.seen, c.crlf = true, !bare
+			}
+			if bare {
+				p[n] = '\r'
+				n++
+			}
 		}
-	}
-	if bare == 0 {
-		return b
-	}
-	out := make([]byte, 0, len(b)+bare)
-	for i, c := range b {
-		if c == '\n' && (i == 0 || b[i-1] != '\r') {
-			out = append(out, '\r')
+		if c.last = b; n == len(p) { // one of an odd number, and it was a bare LF
+			c.lf = true
+			break
 		}
-		out = append(out, c)
+		p[n] = b
+		n++
 	}
-	return out
+	if c.lf && err == io.EOF {
+		err = nil // not before the LF
+	}
+	return n, err
 }
 
 // parseMessage splits a message with CRLF line ends into header fields and body
 // (RFC 5322, section 2). A message without a blank line is all header.
-func parseMessage(b []byte) (*rawMessage, error) {
-	m := &rawMessage{}
-	for number := 1; len(b) > 0; number++ {
-		line, rest, complete := bytes.Cut(b, []byte("\r\n"))
-		b = rest
+func parseMessage(text *bufio.Reader) (*rawMessage, error) {
+	m := &rawMessage{body: text}
+	size := 0
+	var value []byte // of the last field
+	finish := func() *rawMessage {
+		if n := len(m.fields); n > 0 {
+			m.fields[n-1].value = string(value)
+		}
+		return m
+	}
+	for number := 1; ; number++ {
+		line, complete, err := readLine(text, maxHeader-size)
+		if err != nil {
+			return nil, err
+		}
+		size += len(line)
 		switch {
-		case len(line) == 0 && complete:
-			m.body = rest
-			return m, nil
+		case len(line) == 0:
+			return finish(), nil // the blank line, or the end
 		case line[0] == ' ' || line[0] == '\t':
 			if len(m.fields) == 0 {
 				return nil, fmt.Errorf("line %d: begins with a blank, want a header field", number)
 			}
-			last := &m.fields[len(m.fields)-1]
-			last.value += "\r\n" + string(line)
+			value = append(append(value, "\r\n"...), line...)
 		default:
-			name, value, ok := bytes.Cut(line, []byte(":"))
+			name, first, ok := bytes.Cut(line, []byte(":"))
 			if !ok || !isFieldName(bytes.TrimRight(name, " \t")) {
 				err := fmt.Errorf("line %d: no header field", number)
 				if number == 1 && bytes.HasPrefix(line, []byte("From ")) {
@@ -90,10 +152,34 @@ func parseMessage(b []byte) (*rawMessage, error) {
 			}
 			// A blank before the colon is no part of the name, and MTAs
 			// take it away.
-			m.fields = append(m.fields, rawField{string(bytes.TrimRight(name, " \t")), string(value)})
+			finish()
+			m.fields = append(m.fields, rawField{name: string(bytes.TrimRight(name, " \t"))})
+			value = append(value[:0], first...)
+		}
+		if !complete {
+			return finish(), nil
 		}
 	}
-	return m, nil
+}
+
+// readLine reads a line without its CRLF. It is not complete if the text ends
+// before that.
+func readLine(text *bufio.Reader, most int) (line []byte, complete bool, err error) {
+	for {
+		part, err := text.ReadSlice('\n')
+		if line = append(line, part...); len(line) > most {
+			return nil, false, fmt.Errorf("message on standard input: header over %d MiB", maxHeader>>20)
+		}
+		switch err {
+		case nil:
+			return line[:len(line)-len("\r\n")], true, nil
+		case bufio.ErrBufferFull:
+		case io.EOF:
+			return line, false, nil
+		default:
+			return nil, false, err
+		}
+	}
 }
 
 // isFieldName says whether a name is one: printable ASCII without blanks (RFC

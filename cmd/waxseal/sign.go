@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -20,12 +20,16 @@ func (a *app) signCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sign",
 		Short: "Sign a message as the daemon would",
-		Long: `Sign the message on standard input and print it with its signatures on top. The
+		Long: fmt.Sprintf(`Sign the message on standard input and print it with its signatures on top. The
 message takes the same way as in the daemon: the same rules, keys and settings.
 Without --login and --client it counts as submitted on this machine.
 
 When the message is not signed, nothing is printed but the reason, and the exit
-status is 1.`,
+status is 1. It is also 1 if the output could not be written to its end, or if a
+file changed while it was signed; such an output is to be thrown away.
+
+A file on standard input is read twice. Of a pipe, what is over %d MiB is kept in
+a temporary file (in TMPDIR), which has no name.`, spoolMemory>>20),
 		Example: `  waxseal sign < message.eml > signed.eml
   waxseal sign --login ann@example.com --client 203.0.113.9 < message.eml`,
 		Args: cobra.NoArgs,
@@ -71,7 +75,12 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 	}
 	settings.Selector = strings.ToLower(selector)
 
-	raw, message, err := readMessage(a.stdin)
+	in, err := newSpool(a.stdin)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	message, err := readMessage(in)
 	if err != nil {
 		return err
 	}
@@ -87,7 +96,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 		a.notice("%v", broken)
 	}
 	lineEnd := "\n"
-	if i := bytes.IndexByte(raw, '\n'); i > 0 && raw[i-1] == '\r' {
+	if message.crlf {
 		lineEnd = "\r\n"
 	}
 	for _, f := range result.Fields {
@@ -96,8 +105,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 			return err
 		}
 	}
-	_, err = a.stdout.Write(raw)
-	return err
+	return in.copyTo(a.stdout)
 }
 
 // signMessage takes a whole message through a transaction.
@@ -113,8 +121,10 @@ func signMessage(ctx context.Context, settings *milter.Settings, connection poli
 	if result := tx.EndOfHeader(ctx); result != nil {
 		return result
 	}
-	if _, err := tx.Write(m.body); err != nil {
-		return &milter.Result{Reason: err.Error()}
+	if m.body != nil {
+		if _, err := io.Copy(tx, m.body); err != nil {
+			return &milter.Result{Reason: err.Error()}
+		}
 	}
 	return tx.End(ctx, now())
 }

@@ -1,8 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"time"
 )
 
 // TestSignKnowsTheMailServerOfTheListener: what the only listener is told of its
@@ -46,5 +52,96 @@ func TestExplainTellsOfListenersThatDiffer(t *testing.T) {
 	r := c.plain("", "explain", "--from", "ann@example.com", "--keystore", c.store, "--config", config)
 	if !strings.Contains(r.stderr, "--listener a") || strings.Contains(r.stderr, "--listener b") {
 		t.Errorf("want a hint at listener a alone:\n%s", r.stderr)
+	}
+}
+
+// brokenReader fails in the middle of a message.
+func brokenReader(text string) io.Reader {
+	return io.MultiReader(strings.NewReader(text), iotest.ErrReader(errors.New("the disk is on fire")))
+}
+
+// onlyReader hides all but Read, as of a pipe.
+type onlyReader struct{ io.Reader }
+
+// TestSignKeepsWhatCannotBeReadTwice: a message comes out as it went in, however
+// it comes and however large it is, and no file is left behind.
+func TestSignKeepsWhatCannotBeReadTwice(t *testing.T) {
+	c := newCLI(t)
+	c.ok("", "key import example.com s ../../testdata/keys/rsa-2048.pem")
+	c.ok("", "key activate example.com s --force --reason tested")
+	keys := writeFile(t, "keys.tsv", c.ok("", "dns show example.com --format tsv"))
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	run := func(stdin io.Reader, args ...string) result {
+		var stdout, stderr bytes.Buffer
+		a := &app{stdin: stdin, stdout: &stdout, stderr: &stderr, now: func() time.Time { return c.now }}
+		code := a.run(args)
+		return result{stdout.String(), stderr.String(), code}
+	}
+	sign := []string{"sign", "--keystore", c.store}
+	large := testMail + strings.Repeat("Seventy octets of text, and that over and over, to the end of it all.\n", 2*spoolMemory/70)
+	path := writeFile(t, "large.eml", "what stands before\n"+large)
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.Seek(int64(len("what stands before\n")), io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	for name, in := range map[string]struct {
+		stdin io.Reader
+		want  string
+	}{
+		"a small one by a pipe": {onlyReader{strings.NewReader(testMail)}, testMail},
+		"a large one by a pipe": {onlyReader{strings.NewReader(large)}, large},
+		"a part of a file":      {file, large},
+	} {
+		r := run(in.stdin, sign...)
+		if r.code != exitDone || !strings.HasSuffix(r.stdout, in.want) || !strings.HasPrefix(r.stdout, "DKIM-Signature:") {
+			t.Fatalf("%s: exit status %d, %d octets for %d\n%s", name, r.code, len(r.stdout), len(in.want), r.stderr)
+		}
+		if v := run(onlyReader{strings.NewReader(r.stdout)}, "verify", "--keys", keys); v.code != exitDone {
+			t.Errorf("%s: %s%s", name, v.stdout, v.stderr)
+		}
+		if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+			t.Errorf("%s: left behind: %v, %v", name, left, err)
+		}
+	}
+	for _, command := range [][]string{sign, {"verify", "--keys", keys}, {"explain", "--keystore", c.store}} {
+		r := run(brokenReader(testMail), command...)
+		if said := r.stdout + r.stderr; command[0] != "explain" && (r.code != exitFailed || r.stdout != "") || !strings.Contains(said, "the disk is on fire") {
+			t.Errorf("%s of what cannot be read: exit status %d\n%s", command[0], r.code, said)
+		}
+	}
+	t.Setenv("TMPDIR", "/does/not/exist")
+	if r := run(onlyReader{strings.NewReader(large)}, sign...); r.code != exitFailed || r.stdout != "" || !strings.Contains(r.stderr, "/does/not/exist") {
+		t.Errorf("without a place for a temporary file: exit status %d\n%s", r.code, r.stderr)
+	}
+}
+
+// TestSignNoticesAChange of the file that it signs.
+func TestSignNoticesAChange(t *testing.T) {
+	file, err := os.OpenFile(writeFile(t, "a.eml", testMail), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	s, err := newSpool(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if _, err := io.Copy(io.Discard, s); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.copyTo(io.Discard); err != nil {
+		t.Errorf("as it was: %v", err)
+	}
+	if _, err := file.WriteAt([]byte("X"), 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.copyTo(io.Discard); err == nil || !strings.Contains(err.Error(), "changed while it was signed") {
+		t.Errorf("a file that changed: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -75,7 +76,7 @@ Keys come from DNS, or with --keys from a file of lines "name<TAB>record", as
 					return err
 				}
 			}
-			_, message, err := readMessage(a.stdin)
+			message, err := readMessage(a.stdin)
 			if err != nil {
 				return err
 			}
@@ -134,14 +135,15 @@ func verify(m *rawMessage, lookup lookupTXT) ([]verdict, error) {
 		return nil, fmt.Errorf("message with %d header fields of %d bytes, want at most %d and %d", len(m.fields), text.Len(), maxVerifyFields, maxVerifyHeader)
 	}
 	text.WriteString("\r\n")
-	text.Write(m.body)
 
-	// A reader over memory cannot fail half-way, which would leave goroutines
-	// of the verifier behind.
-	results, err := dkim.VerifyWithOptions(bytes.NewReader(text.Bytes()), &dkim.VerifyOptions{
+	body := &quietReader{from: m.body}
+	results, err := dkim.VerifyWithOptions(io.MultiReader(&text, body), &dkim.VerifyOptions{
 		LookupTXT:        lookup,
 		MaxVerifications: maxSignatures,
 	})
+	if body.err != nil {
+		return nil, body.err
+	}
 	if err != nil && !errors.Is(err, dkim.ErrTooManySignatures) {
 		return nil, fmt.Errorf("verifying: %w", err)
 	}
@@ -154,6 +156,21 @@ func verify(m *rawMessage, lookup lookupTXT) ([]verdict, error) {
 		verdicts[i].Reason = printable(verdicts[i].Reason)
 	}
 	return verdicts, nil
+}
+
+// quietReader ends where reading fails, and keeps the error: one would leave
+// goroutines of the verifier behind.
+type quietReader struct {
+	from io.Reader
+	err  error
+}
+
+func (q *quietReader) Read(p []byte) (int, error) {
+	n, err := q.from.Read(p)
+	if err != nil && err != io.EOF {
+		q.err, err = err, io.EOF
+	}
+	return n, err
 }
 
 // judge fills in what the verifier and the key record say.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -48,7 +49,7 @@ func TestVerifySaysWhatIsWrong(t *testing.T) {
 func TestVerifyBoundsItsWork(t *testing.T) {
 	none := func(string) ([]string, error) { return nil, errors.New("not asked") }
 	many := strings.Repeat("DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=s; h=From; bh=; b=\r\n", 100)
-	m, err := parseMessage([]byte(many + "From: a@example.com\r\n\r\n"))
+	m, err := readMessage(strings.NewReader(many + "From: a@example.com\r\n\r\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func TestVerifyBoundsItsWork(t *testing.T) {
 	if err != nil || len(got) != 100 || !strings.Contains(got[99].Reason, "not looked at") || got[99].Pass {
 		t.Errorf("got %v, %v, want the last of 100 not looked at", got, err)
 	}
-	m, err = parseMessage([]byte(strings.Repeat("X: y\r\n", maxVerifyFields+1) + "\r\n"))
+	m, err = readMessage(strings.NewReader(strings.Repeat("X: y\r\n", maxVerifyFields+1) + "\r\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	lookup := func(string) ([]string, error) { return []string{"v=DKIM1; k=rsa; p="}, nil }
 	f.Fuzz(func(t *testing.T, in []byte) {
-		m, err := parseMessage(toCRLF(in))
+		m, err := readMessage(bytes.NewReader(in))
 		if err != nil {
 			return
 		}
