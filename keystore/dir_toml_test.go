@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/BurntSushi/toml"
 )
 
 // zeroKey is the base64 of a public key of 32 zero octets.
@@ -235,4 +237,22 @@ func FuzzEncodeDomain(f *testing.F) {
 			t.Fatalf("wrote\n%s\nread %+v, %v, want %+v", written, got, errs, d)
 		}
 	})
+}
+
+// What is read without the library is what the library reads.
+func TestPlainValuesAreThoseOfTOML(t *testing.T) {
+	for _, value := range []string{
+		`""`, `"a b"`, `"ü…"`, `"#"`, `"a'b"`, `"a\"b"`, `"\\"`, `"\u00fc"`, `"`, `"a"b"`, `"a" # b"`, "\"a\tb\"", "\"a\x01b\"", "\"\x7f\"", `'a'`,
+		"true", "false", "TRUE", "truex", "17", "2026-11-22T10:00:00Z", "2026-11-22t10:00:00Z", "2026-11-22 10:00:00Z", "2024-02-29T00:00:00Z",
+		"2026-02-29T00:00:00Z", "2026-11-22T23:59:60Z", "2026-11-22T24:00:00Z", "0000-01-01T00:00:00Z", "2026-11-22T10:00:00+01:00", "2026-1-22T010:00:00Z",
+	} {
+		got, plain := plainValue(value)
+		if !plain {
+			continue
+		}
+		var want map[string]any
+		if err := toml.Unmarshal([]byte("v = "+value), &want); err != nil || !reflect.DeepEqual(got, want["v"]) {
+			t.Errorf("%s is read as %#v, the library says %#v, %v", value, got, want["v"], err)
+		}
+	}
 }

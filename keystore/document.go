@@ -11,7 +11,7 @@ import (
 )
 
 // MaxDocument bounds what EncodeDocument writes and DecodeDocument reads, as
-// maxDomainFile does for Dir: more than five hundred keys with their history.
+// maxDomainFile does for Dir: two thousand keys with their history.
 const MaxDocument = maxDomainFile
 
 // document is a domain as stores keep it that have one value for a domain.
