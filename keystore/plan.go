@@ -23,7 +23,8 @@ type Rules struct {
 	// Automatic means that records are put into DNS by us.
 	Automatic bool
 
-	// StopWhenGone retires an active key whose record is gone or another's.
+	// StopWhenGone retires an active key whose record is gone or another's at
+	// every authoritative server, by two looks with secondLook between them.
 	StopWhenGone bool
 
 	// KeepPrivate delays the removal of a key until its record was seen to be
@@ -40,6 +41,11 @@ func (r *Rules) grace() time.Duration {
 // maxSilence is how old a key may be while DNS does not answer, before somebody
 // is told.
 const maxSilence = 24 * time.Hour
+
+// secondLook is how long the record of a key that signs must have been gone before
+// the key is retired for it: longer than name servers take to restart with another
+// zone, and than anything of a look is remembered for the next.
+const secondLook = 5 * time.Minute
 
 // Action is what a Step does.
 type Action string
@@ -244,8 +250,16 @@ func (p *plan) active(place int, k *Key) {
 	}
 	p.add(Alarm, k, "it signs, but its record is not seen as it should be").Detail = sight.Detail
 	p.restore(k, sight)
-	if p.rules.StopWhenGone {
-		s := p.add(DoRetire, k, "its record is not seen as it should be")
+	if !p.rules.StopWhenGone || sight.Split {
+		return
+	}
+	switch since := p.d.missedSince(k); {
+	case since.IsZero() || since.After(p.now): // or the clock was set back
+		p.add(Observe, k, "no authoritative server shows its record as it should be").Detail = sight.Detail
+	case p.now.Before(since.Add(secondLook)):
+		p.wait(k, since.Add(secondLook), "it stops signing if its record is not seen then either")
+	default:
+		s := p.add(DoRetire, k, "its record is not seen as it should be since %s", since.UTC().Format(time.RFC3339))
 		s.Force, s.Detail = true, cut(sight.Detail)
 	}
 }

@@ -133,7 +133,7 @@ func TestPlan(t *testing.T) {
 		{"but not published again if somebody has revoked it", []aKey{active}, nil, see("a", ShownRevoked), automatic, "alarm a; ask a"},
 		{"nor is that of a retired key", []aKey{{selector: "a", state: Retired, activated: -900, retired: -6 * day}}, nil, see("a", ShownRevoked), automatic, "alarm a; ask a; wait a"},
 		{"and is published again", []aKey{active}, nil, see("a", Missing), automatic, "alarm a; publish a"},
-		{"and stops signing if that is wanted", []aKey{active}, nil, see("a", Missing), Rules{StopWhenGone: true}, "alarm a; ask a; retire a by force"},
+		{"which is noted if the key is to stop signing", []aKey{active}, nil, see("a", Missing), Rules{StopWhenGone: true}, "alarm a; ask a; observe a"},
 
 		{"a retired key waits", []aKey{{selector: "a", state: Retired, activated: -900, retired: -6 * day}}, nil, see("a", Shown), Rules{}, "wait a"},
 		{"its record is missed meanwhile", []aKey{{selector: "a", state: Retired, activated: -900, retired: -6 * day}}, nil, see("a", Missing), Rules{}, "alarm a; ask a; wait a"},
@@ -341,10 +341,80 @@ func TestSeenByAClockThatWasAhead(t *testing.T) {
 func TestLongDetail(t *testing.T) {
 	d := planned([]aKey{{selector: "a", state: Active, activated: -1, seen: -2}})
 	sights := map[string]Sight{"a": {At: noon, State: Different, Detail: strings.Repeat("differs ", 1000)}}
+	d.Observe("a", sights["a"], Warrant{Now: noon.Add(-time.Hour)})
+	retires := false
 	for _, s := range Plan(noon, d, sights, Rules{StopWhenGone: true}) {
+		retires = retires || s.Action == DoRetire
 		if s.Action == DoRetire && len(s.Because+s.Detail) > maxText-10 {
 			t.Errorf("a reason of %d octets", len(s.Because+s.Detail))
 		}
+	}
+	if !retires {
+		t.Error("the key goes on signing")
+	}
+}
+
+// A key stops signing for want of its record only if nobody shows it, twice.
+func TestStoppingTakesTwoLooks(t *testing.T) {
+	rules := Rules{StopWhenGone: true}
+	for _, test := range []struct {
+		name  string
+		looks []Sight // one every secondLook
+		stops bool
+	}{
+		{"gone once", []Sight{{State: Missing}}, false},
+		{"gone twice", []Sight{{State: Missing}, {State: Missing}}, true},
+		{"gone, and then another's", []Sight{{State: Missing}, {State: Different}}, true},
+		{"revoked twice", []Sight{{State: ShownRevoked}, {State: ShownRevoked}}, true},
+		{"gone, there again, gone", []Sight{{State: Missing}, {State: Shown}, {State: Missing}}, false},
+		{"gone, and no answer", []Sight{{State: Missing}, {State: Unknown}}, false},
+		{"gone, no answer, gone", []Sight{{State: Missing}, {State: Unknown}, {State: Missing}}, true},
+		{"some servers show it", []Sight{{State: Different, Split: true}, {State: Different, Split: true}}, false},
+		{"gone, and then some show it", []Sight{{State: Missing}, {State: Different, Split: true}}, false},
+		{"some show it, and then none", []Sight{{State: Different, Split: true}, {State: Missing}}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := planned([]aKey{{selector: "a", state: Active, activated: -100, seen: -200}})
+			for i, sight := range test.looks {
+				for _, again := range []time.Duration{0, time.Second, secondLook - time.Second} { // of one run of the keeper, or of others
+					now := noon.Add(time.Duration(i)*secondLook + again)
+					sight.At = now
+					for _, s := range Plan(now, d, map[string]Sight{"a": sight}, rules) {
+						switch s.Action {
+						case Observe:
+							d.Observe("a", sight, Warrant{Now: now})
+						case DoRetire:
+							if !test.stops || i < len(test.looks)-1 {
+								t.Fatalf("it stops at look %d", i+1)
+							}
+							return
+						}
+					}
+				}
+			}
+			if test.stops {
+				t.Error("it goes on signing")
+			}
+		})
+	}
+}
+
+// A record that comes and goes does not fill the history, and is noted again
+// after a while.
+func TestAFlappingRecordIsNotedRarely(t *testing.T) {
+	d := planned([]aKey{{selector: "a", state: Active, activated: -100, seen: -200}})
+	now := noon
+	for range 1000 {
+		d.Observe("a", Sight{At: now, State: Missing}, Warrant{Now: now})
+		d.Observe("a", Sight{At: now, State: Shown}, Warrant{Now: now})
+		now = now.Add(10 * time.Minute)
+	}
+	if n := len(d.History); n > 2*(maxRepeats+1000/6/24+1) {
+		t.Errorf("%d events", n)
+	}
+	now = now.Add(missRarely)
+	if !d.Observe("a", Sight{At: now, State: Missing}, Warrant{Now: now}) || d.missedSince(d.Key("a")).IsZero() {
+		t.Error("a day later it is not noted that the record is gone")
 	}
 }
 

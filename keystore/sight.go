@@ -16,6 +16,10 @@ type Sight struct {
 	// no record (RFC 2308, section 5).
 	TTL, NegativeTTL time.Duration
 
+	// Split means that the record is not seen as it should be, but may be so at
+	// some server: one shows it, or has not answered.
+	Split bool
+
 	Detail string // in words, for the administrator
 }
 
@@ -49,14 +53,18 @@ const (
 	// tellRarely is how often a thing is told after that: what nobody mends
 	// must not fall silent.
 	tellRarely = 30 * 24 * time.Hour
+
+	// missRarely is how often a key that signs is noted as unseen after that.
+	missRarely = 24 * time.Hour
 )
 
 // Observe keeps what was seen of a key's record. It returns false if that
 // changes nothing. From the first Sight that is Shown on, the key is Ready as
 // soon as no resolver can remember an earlier answer, be it that there was no
 // record or a wrong one; any later Sight that is neither Shown nor Unknown starts
-// over, as long as the key is pending. A revoked key is Seen when no server shows
-// it any longer. A removed key is withdrawn once its record is Missing.
+// over, as long as the key is pending. A key that signs and that no server shows
+// is Seen no longer. A revoked key is Seen when no server shows it any longer. A
+// removed key is withdrawn once its record is Missing.
 func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 	k := d.Key(selector)
 	switch {
@@ -90,8 +98,14 @@ func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 		if ready := k.Seen.Add(max(s.TTL, s.NegativeTTL).Truncate(time.Second)); ready.After(k.Ready) || k.Ready.After(k.Seen.Add(maxTTL)) {
 			k.Ready = ready
 		}
-		d.repeat(selector, WasSeen, w)
+		if d.missedSince(k).IsZero() {
+			d.repeat(selector, WasSeen, w)
+		} else {
+			d.note(selector, WasSeen, w)
+		}
 		return true
+	case s.State != Shown && k.State == Active:
+		return d.miss(k, s, w)
 	case s.State != Shown && k.State == Pending && !k.Seen.IsZero():
 		k.Seen, k.Ready = time.Time{}, k.remembered(s)
 		w.Reason = cut(s.Detail)
@@ -102,6 +116,45 @@ func (d *Domain) Observe(selector string, s Sight, w Warrant) bool {
 		return true
 	}
 	return false
+}
+
+// miss notes that no server shows the record of a key that signs, unless that is
+// known, or was noted too often.
+func (d *Domain) miss(k *Key, s Sight, w Warrant) bool {
+	known := d.missedSince(k)
+	if s.Split || !known.IsZero() && !known.After(w.Now) {
+		return false
+	}
+	var last time.Time
+	n := d.times(k.Selector, func(e *Event) bool {
+		if e.What == WasUnseen && last.IsZero() {
+			last = e.Time
+		}
+		return e.What == WasUnseen
+	})
+	if age := w.Now.Sub(last); n >= maxRepeats && age >= 0 && age < missRarely {
+		return false
+	}
+	k.Seen = time.Time{}
+	w.Reason = cut(s.Detail)
+	d.note(k.Selector, WasUnseen, w)
+	return true
+}
+
+// missedSince is when it was noted that no server shows the record of a key that
+// signs; zero if it was seen since then.
+func (d *Domain) missedSince(k *Key) time.Time {
+	for i := range slices.Backward(d.History) {
+		if e := &d.History[i]; e.Selector == k.Selector {
+			switch e.What {
+			case WasUnseen:
+				return e.Time
+			case WasSeen, WasActivated, WasCreated, WasImported:
+				return time.Time{}
+			}
+		}
+	}
+	return time.Time{}
 }
 
 // maxTTL is the longest that a wait may be: what resolvers keep at most.

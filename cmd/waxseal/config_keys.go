@@ -79,7 +79,8 @@ type KeeperConfig struct {
 	Grace Duration `toml:"grace"`
 
 	// When the record of a key that signs is gone or another's: "alarm" goes on
-	// signing, "stop" retires the key.
+	// signing, "stop" retires the key, once no authoritative server has shown its
+	// record in two looks at least five minutes apart.
 	RecordGone RecordGone `toml:"record_gone"`
 
 	// A command that is run, without a shell, when DNS must be changed by hand

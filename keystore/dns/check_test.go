@@ -231,3 +231,32 @@ func chain(n int) string {
 	}
 	return b.String()
 }
+
+// Whether the record may still be at some server tells a Sight that is Split from
+// one on which all servers agree.
+func TestASightIsSplitUnlessNoServerShowsTheRecord(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		verdict Verdict
+		servers []Verdict
+		split   bool
+	}{
+		{"nowhere", Missing, []Verdict{Missing, Missing}, false},
+		{"another's everywhere", OtherKey, []Verdict{OtherKey, OtherKey}, false},
+		{"revoked everywhere", Revoked, []Verdict{Revoked, Revoked}, false},
+		{"wrong in two ways", Differs, []Verdict{Missing, OtherKey}, false},
+		{"at one of two", Differs, []Verdict{Matches, Missing}, true},
+		{"wrong at one, and the other is silent", OtherKey, []Verdict{OtherKey, Timeout}, true},
+		{"wrong where it can be asked for", OtherKey, []Verdict{OtherKey, Unreachable}, false},
+		{"everywhere, but refused by a resolver", Bogus, []Verdict{Matches, Matches}, true},
+		{"everywhere", Matches, []Verdict{Matches, Blanks}, false},
+	} {
+		r := &Report{Verdict: test.verdict}
+		for _, v := range test.servers {
+			r.Servers = append(r.Servers, ServerReport{Verdict: v})
+		}
+		if s := r.Sight(time.Unix(1, 0)); s.Split != test.split {
+			t.Errorf("%s: %v, split is %v", test.name, s.State, s.Split)
+		}
+	}
+}

@@ -204,7 +204,8 @@ func count(servers []ServerReport, v Verdict) int {
 
 // Sight is what the report means for the key's life. It is Different as soon as
 // one server shows what it should not, and Unknown as long as one that could do
-// so has not answered.
+// so has not answered. It is Split unless all have answered, and none of them
+// shows the record.
 func (r *Report) Sight(now time.Time) keystore.Sight {
 	complete := len(r.Servers) > 0 && r.left == 0 && !slices.ContainsFunc(r.Servers, func(s ServerReport) bool {
 		return s.Verdict.silent() && s.Verdict != Unreachable
@@ -223,5 +224,6 @@ func (r *Report) Sight(now time.Time) keystore.Sight {
 	if state != keystore.Different && !complete {
 		state = keystore.Unknown
 	}
-	return keystore.Sight{At: now, State: state, TTL: r.TTL, NegativeTTL: r.NegativeTTL, Detail: r.Detail}
+	split := state != keystore.Shown && (!complete || slices.ContainsFunc(r.Servers, func(s ServerReport) bool { return s.Verdict.Shown() }))
+	return keystore.Sight{At: now, State: state, TTL: r.TTL, NegativeTTL: r.NegativeTTL, Split: split, Detail: r.Detail}
 }

@@ -394,6 +394,9 @@ func TestStopWhenGone(t *testing.T) {
 	w.addActive("a")
 	w.dns.set(dns.Name("a", theDomain), "v=DKIM1; p=")
 	w.keep()
+	w.want("a active")
+	w.now = w.now.Add(DefaultInterval * 9 / 10) // the shortest time between two rounds
+	w.keep()
 	w.want("a retired")
 	events := w.domain().History
 	i := slices.IndexFunc(events, func(e keystore.Event) bool { return e.What == keystore.WasRetired })
