@@ -94,6 +94,7 @@ type Keeper struct {
 	store   keystore.Store
 	options Options
 	backoff backoff
+	clock   clock // of Run
 
 	mu    sync.Mutex // guards stats
 	stats Stats
@@ -129,7 +130,7 @@ func New(store keystore.Store, o Options) *Keeper {
 	if o.Domains <= 0 {
 		o.Domains = DefaultDomains
 	}
-	return &Keeper{store: store, options: o, stats: Stats{Steps: map[keystore.Action]uint64{}}}
+	return &Keeper{store: store, options: o, clock: clock{now: o.Now}, stats: Stats{Steps: map[keystore.Action]uint64{}}}
 }
 
 // Stats returns the present numbers.
@@ -146,14 +147,22 @@ func (k *Keeper) Stats() Stats {
 
 // Run makes a round every Interval, give or take a tenth, until ctx ends. The
 // first comes within a tenth. So the nodes of a fleet drift apart, also when all
-// of them are started at once.
+// of them are started at once. When the clock has jumped forward, the rest of a
+// round under way is left out, and the one after it.
 func (k *Keeper) Run(ctx context.Context) {
 	tenth := k.options.Interval / 10
+	k.clock.begin()
 	for pause := rand.N(tenth); ; pause = k.options.Interval - tenth + rand.N(2*tenth+1) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
+		}
+		ahead := k.clock.ahead()
+		k.clock.begin()
+		if ahead > maxAhead {
+			k.options.Log.Warn("the clock has jumped forward: keys are not kept in this round, so that it can be put right", "by", ahead.Round(time.Second).String())
+			continue
 		}
 		if err := k.Round(ctx); err != nil && ctx.Err() == nil {
 			k.options.Log.Error("keeping keys", "err", err)
@@ -173,6 +182,9 @@ func (k *Keeper) Round(ctx context.Context) error {
 	for range k.options.Domains {
 		workers.Go(func() {
 			for name := range names {
+				if k.clock.ahead() > maxAhead {
+					continue
+				}
 				if !k.backoff.due(name, k.options.Now()) && !k.hurries(ctx, name) {
 					mu.Lock()
 					found.Deferred++

@@ -1,12 +1,15 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,6 +246,73 @@ func TestRun(t *testing.T) {
 			t.Errorf("only %d different pauses", len(pauses))
 		}
 	})
+}
+
+// A clock that jumps forward is given a round to be put right before any wait ends
+// by it.
+func TestAClockThatJumps(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		jump   time.Duration
+		during bool // a round
+		back   bool // it is put right before the round after that
+		want   string
+	}{
+		{"it stays as it is", 0, false, false, "a pending"},
+		{"forward, and put right", 2 * time.Hour, false, true, "a pending"},
+		{"forward, and that was right", 2 * time.Hour, false, false, "a active"},
+		{"forward in the middle of a round, and put right", 2 * time.Hour, true, true, "a pending"},
+		{"by a few minutes", 4 * time.Minute, false, false, "a pending"},
+		{"back", -2 * time.Hour, false, false, "a pending"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				var jumped atomic.Int64
+				w.options.Now = func() time.Time { return time.Now().Add(time.Duration(jumped.Load())) }
+				w.options.Interval = 10 * time.Minute
+				w.options.Domains = 1
+				var log bytes.Buffer
+				w.options.Log = slog.New(slog.NewTextHandler(&log, nil))
+				w.now = time.Now()
+				w.add("a")
+				w.dns.set(dns.Name("a", theDomain), w.value("a"))
+				w.dns.negative = time.Hour
+				w.change(func(d *keystore.Domain) error {
+					d.Observe("a", keystore.Sight{At: w.now, State: keystore.Shown, NegativeTTL: time.Hour}, keystore.Warrant{Now: w.now})
+					return nil
+				})
+				var due atomic.Bool
+				due.Store(test.during)
+				w.store.before = func(what string) error {
+					if what == "list" && time.Since(w.now) > 5*time.Minute && due.Swap(false) {
+						jumped.Store(int64(test.jump))
+					}
+					return nil
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				var running sync.WaitGroup
+				k := w.keeper()
+				running.Go(func() { k.Run(ctx) })
+				time.Sleep(5 * time.Minute) // the first round is over
+				if !test.during {
+					jumped.Store(int64(test.jump))
+				}
+				time.Sleep(10 * time.Minute) // the second is left out
+				w.want("a pending")
+				if test.back {
+					jumped.Store(0)
+				}
+				time.Sleep(25 * time.Minute)
+				cancel()
+				running.Wait()
+				w.want(test.want)
+				if told := strings.Contains(log.String(), "the clock has jumped forward"); told != (test.jump > maxAhead && !(test.during && test.back)) {
+					t.Errorf("told: %v\n%s", told, log.String())
+				}
+			})
+		})
+	}
 }
 
 // Two keepers work on one store at the same time, in earnest.
