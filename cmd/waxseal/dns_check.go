@@ -28,8 +28,9 @@ func (a *app) dnsCheckCommand() *cobra.Command {
 each key, and say for each what is there: its name, the key's state, and what is
 wrong with the record, if anything; where servers differ, or with --verbose, what
 each of them shows. Then come doubts about keys (too short, or older than
-rotate_every), and what else DNS has that is obsolete or missing. Without a domain
-it is about all. With - the domains are read from standard input, one a line.
+rotate_every), what else DNS has that is obsolete or missing, and whether the zone
+above names the same name servers as the zone itself. Without a domain it is about
+all. With - the domains are read from standard input, one a line.
 
 The exit status is 1 when a record or a key is not as it should be. A note, as of a
 missing DMARC record, does not count.

@@ -360,3 +360,18 @@ func TestDNSCompletion(t *testing.T) {
 		}
 	}
 }
+
+// Servers that only the zone above names are asked by resolvers, and not by us.
+func TestDNSCheckComparesTheDelegation(t *testing.T) {
+	w := newWorld(t)
+	above := dnstest.Serve(t, dnstest.ServerOptions{Addr: dnstest.Address(t, 53)})
+	text := fmt.Sprintf("@ 600 SOA ns hostmaster 1 300 60 3600 600\n@ 300 NS ns\nns 300 A %s\nexample 300 NS ns1.example\nexample 300 NS old.example\n", strings.TrimSuffix(above.Addr, ":53"))
+	above.Zone(t, "com", text)
+	w.resolver.Zone(t, "com", text)
+	w.ok("", "key new example.com --algorithm ed25519")
+	w.zone(t, "example.com", w.show("example.com"))
+	w.says("dns check example.com", exitFailed,
+		"example.com warning the zone above, com, has NS records for it that it has not itself: old.example.com",
+		"example.com note it has NS records that the zone above, com, has not: ns2.example.com",
+		"hint: example.com: add them to the NS records of example.com, or have them taken out of the delegation")
+}

@@ -102,7 +102,8 @@ type serverSight struct {
 }
 
 // look asks DNS about all of a domain that matters, and keeps in the store since
-// when a record is seen. With leftovers it asks for other records, too.
+// when a record is seen. With leftovers it looks at what else the domain has in
+// DNS, too.
 func (l *lookout) look(ctx context.Context, name string, leftovers bool) (*domainSight, error) {
 	d, err := l.app.domain(ctx, l.store, name)
 	if err != nil {
@@ -129,20 +130,23 @@ func (l *lookout) look(ctx context.Context, name string, leftovers bool) (*domai
 	for i, ask := range asks {
 		asking.Go(func() { s.Keys[i] = ask() })
 	}
+	var others [2][]dns.Finding
+	var missed [2]error
 	if leftovers {
-		asking.Go(func() {
-			found, err := l.checker.Leftovers(ctx, d.Name)
-			for _, f := range found {
-				s.Findings = append(s.Findings, dnsFinding(f))
-			}
-			if err != nil {
-				s.err = errors.Join(s.err, fmt.Errorf("domain %s: %w", d.Name, err))
-			}
-		})
+		asking.Go(func() { others[0], missed[0] = l.checker.Leftovers(ctx, d.Name) })
+		asking.Go(func() { others[1], missed[1] = l.checker.Delegation(ctx, d.Name) })
 	}
 	asking.Wait()
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	for i := range others {
+		for _, f := range others[i] {
+			s.Findings = append(s.Findings, dnsFinding(f))
+		}
+		if missed[i] != nil {
+			s.err = errors.Join(s.err, fmt.Errorf("domain %s: %w", d.Name, missed[i]))
+		}
 	}
 	if d.Whole() == nil {
 		if d, err = l.keep(ctx, d, "waxseal dns check", s.Keys, nil); err != nil {
