@@ -136,8 +136,10 @@ func (k *Key) MarshalPrivate(ctx context.Context, domain string, wrap func(domai
 	}
 	data, err := MarshalPrivateKey(key)
 	if err == nil && wrap != nil {
-		defer clear(data)
-		data, err = wrap(domain, k.Selector, data)
+		plain := data
+		defer clear(plain)
+		data, err = wrap(domain, k.Selector, plain)
+		data = bytes.Clone(data) // which is plain itself where nothing is wrapped
 	}
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.Selector, err)

@@ -125,3 +125,26 @@ func FuzzUnwrap(f *testing.F) {
 		}
 	})
 }
+
+// A store gets the private half whatever wraps it, also where no wrapping key is
+// set and nothing does.
+func TestMarshalPrivateIsWhatAStoreGets(t *testing.T) {
+	for name, w := range map[string]*Wrapper{"wrapped": newWrapper(t, 1), "not wrapped": nil} {
+		k := newKey(t, "a")
+		stored, err := k.MarshalPrivate(t.Context(), "example.com", w.Wrap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened, err := w.Unwrap("example.com", "a", stored)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		private, err := ParsePrivateKey(opened)
+		if err == nil {
+			err = SelfTest(private, k.Public)
+		}
+		if err != nil {
+			t.Errorf("%s: what is stored is no key: %v", name, err)
+		}
+	}
+}
