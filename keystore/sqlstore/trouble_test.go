@@ -189,6 +189,31 @@ func TestServerRestarts(t *testing.T) {
 	})
 }
 
+// A server that is paused says nothing, also to those who are connected already,
+// and what they asked for does not hang on it.
+func TestServerIsPaused(t *testing.T) {
+	servers(t, func(t *testing.T, p place) {
+		u, _ := p.url(t, "")
+		s := openAt(t, u, sqlstore.Options{})
+		if _, _, err := s.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		create(t, s, "example.com", newKey(t, "a"))
+		server := p.server.Get(t)
+		server.Pause()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err := s.Domain(ctx, "example.com")
+		cancel()
+		server.Resume()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while it is paused: %v", err)
+		}
+		if d, err := s.Domain(t.Context(), "example.com"); err != nil || len(d.Keys) != 1 {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
 func TestFailoverToTheNextHost(t *testing.T) {
 	servers(t, func(t *testing.T, p place) {
 		dead, err := net.Listen("tcp", "127.0.0.1:0")

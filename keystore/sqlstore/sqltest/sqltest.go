@@ -177,18 +177,34 @@ func (s *Server) Begin() error {
 	}
 }
 
-// Kill ends the server as a power failure would, and waits until it is gone.
+// Kill ends all processes of the server at once, as a power failure would, and
+// waits until they are gone.
 func (s *Server) Kill() {
-	if s.running != nil {
-		syscall.Kill(-s.running.Process.Pid, syscall.SIGKILL)
-		<-s.ended
-		s.running = nil
+	if s.running == nil {
+		return
+	}
+	s.running.Process.Signal(syscall.SIGSTOP) // it must not start further ones meanwhile
+	all := family(s.running.Process.Pid)
+	for _, pid := range all {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	<-s.ended
+	s.running = nil
+	for end := time.Now().Add(patience); anyAlive(all) && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
 // Pause stops the server's processes where they stand; Resume lets them go on.
-func (s *Server) Pause()  { syscall.Kill(-s.running.Process.Pid, syscall.SIGSTOP) }
-func (s *Server) Resume() { syscall.Kill(-s.running.Process.Pid, syscall.SIGCONT) }
+func (s *Server) Pause()  { s.signal(syscall.SIGSTOP) }
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.running.Process.Signal(sig)
+	for _, pid := range family(s.running.Process.Pid) {
+		syscall.Kill(pid, sig)
+	}
+}
 
 // PostgreSQL is a server with password logins, and TLS by the certificate in
 // Certificate.
