@@ -30,6 +30,9 @@ func command(t *testing.T, args ...string) string {
 
 func tryCommand(t *testing.T, dir string, stdin []byte, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	if err := dependOnSource(); err != nil {
+		t.Fatal(err)
+	}
 	c := exec.CommandContext(t.Context(), waxseal, args...)
 	var out, errs bytes.Buffer
 	c.Dir, c.Stdin, c.Stdout, c.Stderr = dir, bytes.NewReader(stdin), &out, &errs
@@ -175,6 +178,9 @@ func serve(t *testing.T, o daemonOptions, args ...string) *daemon {
 // launch starts a daemon, which may as well refuse to.
 func launch(t *testing.T, o daemonOptions, args ...string) *daemon {
 	t.Helper()
+	if err := dependOnSource(); err != nil {
+		t.Fatal(err)
+	}
 	if o.binary == "" {
 		var err error
 		if o.binary, err = checkedBinary(); err != nil {
