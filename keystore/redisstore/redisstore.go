@@ -5,9 +5,14 @@
 // It promises what every keystore.Store does. A change is one script on one key,
 // and may be sent twice without harm, so that a connection lost on the way loses
 // no change and makes none twice. Opening connects to nothing, so that a server
-// which is down stops no start. What Redis itself forgets is lost: it has to
-// write its append-only file, must not evict keys (maxmemory-policy noeviction),
-// and where it may fail over to a replica, "replicas" should be 1 or more.
+// which is down stops no start.
+//
+// What Redis itself forgets is lost. It must not evict keys (maxmemory-policy
+// noeviction), and has to write its append-only file before it answers
+// (appendonly yes, appendfsync always). With appendfsync everysec it answers
+// first: a failure of power takes back the changes of the last second or two, and
+// so does the end of its process alone while a slow disk holds up the writing.
+// Where it may fail over to a replica, "replicas" should be 1 or more.
 //
 // The URL is one of
 //
