@@ -122,7 +122,7 @@ func TestConfinedDaemonsReachTheirStores(t *testing.T) {
 		{"MariaDB by TCP", database(sqltest.MariaDB, func(s *sqltest.Server) string { return "mysql://waxseal@" + s.Addr + "/waxseal" })},
 		{"MariaDB by its socket", database(sqltest.MariaDB, func(s *sqltest.Server) string { return "mysql://waxseal@/waxseal?socket=" + s.Socket() })},
 		{"Redis by TCP", func(t *testing.T, dir string, _ int) sharedStore {
-			_, address := startRedis(t, dir)
+			address := startRedis(t, dir).address
 			return sharedStore{url: "redis://" + address}
 		}},
 		{"Redis by its socket", func(t *testing.T, dir string, _ int) sharedStore {

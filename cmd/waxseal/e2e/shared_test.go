@@ -1,12 +1,11 @@
 package e2e
 
 import (
-	"bytes"
+	"bufio"
 	"fmt"
 	"net"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 )
 
@@ -16,8 +15,8 @@ func TestDaemonsShareRedis(t *testing.T) {
 	require(t, installed("redis-server", "redis-server"))
 	t.Parallel()
 	dir := shortDir(t)
-	redis, address := startRedis(t, dir)
-	keys := &keystore{dir: "redis://" + address, records: filepath.Join(dir, "records.tsv"), txt: map[string]string{}}
+	redis := startRedis(t, dir)
+	keys := &keystore{dir: "redis://" + redis.address, records: filepath.Join(dir, "records.tsv"), txt: map[string]string{}}
 	for _, algorithm := range []string{"rsa-2048", "ed25519"} {
 		keys.activate(t, "example.com", keys.newKey(t, "example.com", algorithm))
 	}
@@ -62,9 +61,7 @@ func TestDaemonsShareRedis(t *testing.T) {
 	for _, c := range clients {
 		eventually(t, "a daemon signs with the new key", func() bool { return len(sign(c).signatures()) == 3 })
 	}
-	if err := redis.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	redis.kill()
 	for _, c := range clients {
 		for range 20 {
 			if s := sign(c).signatures(); len(s) != 3 {
@@ -74,36 +71,55 @@ func TestDaemonsShareRedis(t *testing.T) {
 	}
 }
 
-// startRedis starts a Redis of our own, with more settings, and returns where it
-// listens.
-func startRedis(t *testing.T, dir string, settings ...string) (*exec.Cmd, string) {
+// redisServer is a Redis of our own.
+type redisServer struct {
+	address string // HOST:PORT
+	args    []string
+	process *exec.Cmd
+	log     transcript
+}
+
+// startRedis starts a Redis that keeps its files in dir, with more settings.
+func startRedis(t *testing.T, dir string, settings ...string) *redisServer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().(*net.TCPAddr)
-	l.Close()
-	c := exec.Command("redis-server", append([]string{"--port", fmt.Sprint(address.Port), "--bind", "127.0.0.1", "--dir", dir, "--save", ""}, settings...)...)
-	var log bytes.Buffer
-	c.Stdout, c.Stderr = &log, &log
-	ownGroup(c)
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
+	port := freePort(t)
+	s := &redisServer{address: loopback(port)}
+	s.args = append([]string{"--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--dir", dir, "--save", ""}, settings...)
 	t.Cleanup(func() {
-		c.Process.Kill()
-		c.Wait()
+		s.kill()
 		if t.Failed() {
-			t.Logf("redis-server:\n%s", tail(log.String()))
+			t.Logf("redis-server:\n%s", tail(s.log.String()))
 		}
 	})
+	s.start(t)
+	return s
+}
+
+// start starts the server, which does not run, and waits until it answers.
+func (s *redisServer) start(t *testing.T) {
+	t.Helper()
+	s.process = exec.Command("redis-server", s.args...)
+	s.process.Stdout, s.process.Stderr = &s.log, &s.log
+	ownGroup(s.process)
+	if err := s.process.Start(); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "Redis answers", func() bool {
-		conn, err := net.Dial("tcp", address.String())
-		if err == nil {
-			conn.Close()
+		conn, err := net.Dial("tcp", s.address)
+		if err != nil {
+			return false
 		}
-		return err == nil
+		defer conn.Close()
+		fmt.Fprint(conn, "PING\r\n")
+		answer, _ := bufio.NewReader(conn).ReadString('\n')
+		return answer == "+PONG\r\n" // and not that it is still loading
 	})
-	return c, address.String()
+}
+
+// kill ends the server with no chance to tidy up, if it runs.
+func (s *redisServer) kill() {
+	if s.process != nil && s.process.ProcessState == nil {
+		_ = s.process.Process.Kill()
+		_ = s.process.Wait()
+	}
 }
