@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -101,8 +102,9 @@ func (f *Foreign) hash(parts ...[]byte) {
 }
 
 // ParseKeyText reads a private key as other products keep it: in PEM, as
-// ParsePrivateKey takes it, or its DER (PKCS#1 or PKCS#8) in bare base64 with or
-// without line ends.
+// ParsePrivateKey takes it, or in bare base64 with or without line ends, which is
+// its DER (PKCS#1 or PKCS#8) or, as rspamd has Ed25519 keys, the 32 octets of the
+// seed, with or without the 32 of the public half behind them.
 func ParseKeyText(text []byte) (crypto.Signer, error) {
 	text = bytes.TrimSpace(text)
 	if bytes.Contains(text, []byte("-----BEGIN ")) || len(text) == 0 || len(text) > maxKeyFile {
@@ -113,6 +115,13 @@ func ParseKeyText(text []byte) (crypto.Signer, error) {
 		return nil, errors.New("neither PEM nor base64")
 	}
 	defer clear(der)
+	if len(der) == ed25519.SeedSize || len(der) == ed25519.PrivateKeySize {
+		key := ed25519.NewKeyFromSeed(der[:ed25519.SeedSize])
+		if len(der) == ed25519.PrivateKeySize && !bytes.Equal(key, der) {
+			return nil, errors.New("an Ed25519 key whose public half does not belong to it")
+		}
+		return key, nil
+	}
 	if key, err := parsePKCS8(der); err == nil {
 		return key, nil
 	}

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -20,15 +21,18 @@ func TestKeyTexts(t *testing.T) {
 	}
 	block, _ := pem.Decode(text)
 	bare := base64.StdEncoding.EncodeToString(block.Bytes)
+	pair := key.(ed25519.PrivateKey)
 	for name, good := range map[string]string{
 		"PEM": string(text), "PEM with blank lines around": "\n" + string(text) + "\n\n", "base64": bare, "base64 in lines": bare[:20] + "\r\n" + bare[20:] + "\n",
+		"PEM with CRLF": strings.ReplaceAll(string(text), "\n", "\r\n"), "rspamd's": base64.StdEncoding.EncodeToString(pair) + "\n", "a seed": base64.StdEncoding.EncodeToString(pair.Seed()),
 	} {
 		got, err := ParseKeyText([]byte(good))
-		if err != nil || SelfTest(got, nil) != nil {
+		if err != nil || SelfTest(got, nil) != nil || !pair.Equal(got) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, bad := range map[string]string{"nothing": "", "a path": "/etc/dkim/key.pem", "base64 of something else": "AAAA", "a public key": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"} {
+	other := append(pair[:ed25519.SeedSize:ed25519.SeedSize], make([]byte, ed25519.PublicKeySize)...)
+	for name, bad := range map[string]string{"nothing": "", "a path": "/etc/dkim/key.pem", "base64 of something else": "AAAA", "halves of two keys": base64.StdEncoding.EncodeToString(other), "a public key": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"} {
 		if _, err := ParseKeyText([]byte(bad)); err == nil || strings.Contains(err.Error(), bad) && bad != "" {
 			t.Errorf("%s: error %v", name, err)
 		}
