@@ -41,17 +41,21 @@ var presets = map[string]Queries{
 		Keys: `SELECT DISTINCT k.selector, k.private_key FROM dkim k JOIN dkim_signing s ON s.dkim_id = k.id WHERE k.domain_name = ? AND s.author NOT LIKE '%@%'`,
 		List: `SELECT DISTINCT k.domain_name FROM dkim k JOIN dkim_signing s ON s.dkim_id = k.id WHERE k.domain_name > ? AND s.author NOT LIKE '%@%' ORDER BY 1 LIMIT ?`,
 	},
+	// Modoboa's own view. The path is empty until a job of Modoboa has made the key.
 	"modoboa": {
-		Keys: `SELECT selector, private_key_path FROM dkim WHERE domain_name = ?`,
-		List: `SELECT DISTINCT domain_name FROM dkim WHERE domain_name > ? ORDER BY 1 LIMIT ?`,
+		Keys: `SELECT selector, private_key_path FROM dkim WHERE domain_name = ? AND private_key_path <> ''`,
+		List: `SELECT DISTINCT domain_name FROM dkim WHERE domain_name > ? AND private_key_path <> '' ORDER BY 1 LIMIT ?`,
 	},
+	// ISPConfig signs for no domain that is switched off or has no key yet, and
+	// takes an empty selector for "default".
 	"ispconfig": {
-		Keys: `SELECT dkim_selector, dkim_private FROM mail_domain WHERE domain = ? AND dkim = 'y'`,
-		List: `SELECT domain FROM mail_domain WHERE domain > ? AND dkim = 'y' ORDER BY 1 LIMIT ?`,
+		Keys: `SELECT COALESCE(NULLIF(dkim_selector, ''), 'default'), dkim_private FROM mail_domain WHERE domain = ? AND dkim = 'y' AND active = 'y' AND dkim_private <> ''`,
+		List: `SELECT domain FROM mail_domain WHERE domain > ? AND dkim = 'y' AND active = 'y' AND dkim_private <> '' ORDER BY 1 LIMIT ?`,
 	},
+	// The key is empty until a job of Froxlor has made it.
 	"froxlor": {
-		Keys:   `SELECT dkim_id, dkim_privkey FROM panel_domains WHERE domain = ? AND dkim = '1'`,
-		List:   `SELECT domain FROM panel_domains WHERE domain > ? AND dkim = '1' ORDER BY 1 LIMIT ?`,
+		Keys:   `SELECT dkim_id, dkim_privkey FROM panel_domains WHERE domain = ? AND dkim = '1' AND dkim_privkey <> ''`,
+		List:   `SELECT domain FROM panel_domains WHERE domain > ? AND dkim = '1' AND dkim_privkey <> '' ORDER BY 1 LIMIT ?`,
 		prefix: "dkim",
 	},
 	"vexim": {

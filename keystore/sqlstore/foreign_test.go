@@ -41,9 +41,9 @@ var layouts = []struct {
 	{
 		preset: "modoboa", places: "PostgreSQL MariaDB",
 		statements: []string{
-			"CREATE TABLE admin_domain (id int NOT NULL PRIMARY KEY, name varchar(100) NOT NULL, enable_dkim int NOT NULL, dkim_key_selector varchar(30) NOT NULL, dkim_private_key_path varchar(254) NOT NULL)",
-			"INSERT INTO admin_domain VALUES (1, 'example.com', 1, 'modoboa', 'P'), (2, 'off.example', 0, 'modoboa', '')",
-			"CREATE VIEW dkim AS SELECT id, name AS domain_name, dkim_private_key_path AS private_key_path, dkim_key_selector AS selector FROM admin_domain WHERE enable_dkim = 1",
+			"CREATE TABLE admin_domain (id int NOT NULL PRIMARY KEY, name varchar(100) NOT NULL, enable_dkim boolean NOT NULL, dkim_key_selector varchar(30) NOT NULL, dkim_private_key_path varchar(254) NOT NULL)",
+			"INSERT INTO admin_domain VALUES (1, 'example.com', true, 'modoboa', 'P'), (2, 'off.example', false, 'modoboa', 'P'), (3, 'soon.example', true, 'modoboa', '')",
+			"CREATE OR REPLACE VIEW dkim AS (SELECT id, name as domain_name, dkim_private_key_path AS private_key_path, dkim_key_selector AS selector FROM admin_domain WHERE enable_dkim)",
 		},
 		private: func(t *testing.T, key []byte) string {
 			path := filepath.Join(t.TempDir(), "example.com.pem")
@@ -52,31 +52,32 @@ var layouts = []struct {
 			}
 			return path
 		},
-		selectors: []string{"modoboa"}, list: []string{"example.com"}, absent: []string{"off.example"},
+		selectors: []string{"modoboa"}, list: []string{"example.com"}, absent: []string{"off.example", "soon.example"},
 	},
 	{
 		preset: "ispconfig", places: "MariaDB",
 		statements: []string{
-			"CREATE TABLE mail_domain (domain_id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, domain varchar(255) NOT NULL DEFAULT '', dkim enum('n','y') NOT NULL DEFAULT 'n', dkim_selector varchar(63) NOT NULL DEFAULT 'default', dkim_private mediumtext, dkim_public mediumtext, active enum('n','y') NOT NULL DEFAULT 'n')",
-			"INSERT INTO mail_domain (domain, dkim, dkim_private, active) VALUES ('example.com', 'y', 'P', 'y'), ('off.example', 'n', 'P', 'y')",
+			"CREATE TABLE mail_domain (domain_id int(11) unsigned NOT NULL auto_increment, sys_userid int(11) unsigned NOT NULL default '0', server_id int(11) unsigned NOT NULL default '0', domain varchar(255) NOT NULL default '', dkim ENUM('n', 'y') NOT NULL default 'n', dkim_selector varchar(63) NOT NULL DEFAULT 'default', dkim_private mediumtext NULL, dkim_public mediumtext NULL, active enum('n','y') NOT NULL DEFAULT 'n', PRIMARY KEY (domain_id), KEY server_id (server_id,domain), KEY domain_active (domain,active)) DEFAULT CHARSET=utf8",
+			"INSERT INTO mail_domain (domain, dkim, dkim_selector, dkim_private, active) VALUES ('example.com', 'y', '', 'P', 'y'), ('named.example', 'y', 'mail', 'P', 'y'), ('off.example', 'n', 'default', 'P', 'y'), ('closed.example', 'y', 'default', 'P', 'n'), ('soon.example', 'y', 'default', NULL, 'y'), ('later.example', 'y', 'default', '', 'y')",
 		},
-		selectors: []string{"default"}, list: []string{"example.com"}, absent: []string{"off.example"},
+		private:   func(t *testing.T, key []byte) string { return strings.ReplaceAll(string(key), "\n", "\r\n") }, // as a browser sends it
+		selectors: []string{"default"}, list: []string{"example.com", "named.example"}, absent: []string{"off.example", "closed.example", "soon.example", "later.example"},
 	},
 	{
 		preset: "froxlor", places: "MariaDB",
 		statements: []string{
-			"CREATE TABLE panel_domains (id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, domain varchar(255) NOT NULL, dkim tinyint(1) NOT NULL DEFAULT '0', dkim_id int unsigned, dkim_privkey text, dkim_pubkey text)",
-			"INSERT INTO panel_domains (domain, dkim, dkim_id, dkim_privkey) VALUES ('example.com', 1, 17, 'P'), ('off.example', 0, 18, 'P')",
+			"CREATE TABLE panel_domains (id int(11) unsigned NOT NULL auto_increment, domain varchar(255) NOT NULL, domain_ace varchar(255) NOT NULL default '', isemaildomain tinyint(1) NOT NULL default '0', dkim tinyint(1) NOT NULL default '0', dkim_id int(11) unsigned NOT NULL default '0', dkim_privkey text, dkim_pubkey text, PRIMARY KEY (id)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE utf8mb4_unicode_ci",
+			"INSERT INTO panel_domains (domain, dkim, dkim_id, dkim_privkey) VALUES ('example.com', 1, 17, 'P'), ('off.example', 0, 18, 'P'), ('soon.example', 1, 0, NULL), ('later.example', 1, 0, '')",
 		},
-		selectors: []string{"dkim17"}, list: []string{"example.com"}, absent: []string{"off.example"},
+		selectors: []string{"dkim17"}, list: []string{"example.com"}, absent: []string{"off.example", "soon.example", "later.example"},
 	},
 	{
-		preset: "vexim", places: "MariaDB PostgreSQL",
+		preset: "vexim", places: "MariaDB",
 		statements: []string{
-			"CREATE TABLE domains (domain_id int NOT NULL PRIMARY KEY, domain varchar(255) NOT NULL)",
-			"CREATE TABLE dkim (domain_id int NOT NULL, selector varchar(63) NOT NULL, private_key text NOT NULL, enabled smallint NOT NULL)",
-			"INSERT INTO domains VALUES (1, 'example.com'), (2, 'off.example')",
-			"INSERT INTO dkim VALUES (1, 'a', 'P', 1), (1, 'b', 'P', 1), (1, 'c', 'P', 0), (2, 'a', 'P', 0)",
+			"CREATE TABLE domains (domain_id int(10) unsigned NOT NULL auto_increment, domain varchar(255) NOT NULL default '', enabled bool NOT NULL default '1', PRIMARY KEY (domain_id), UNIQUE KEY domain (domain)) DEFAULT CHARSET=utf8mb4",
+			"CREATE TABLE dkim (dkim_id INT(10) UNSIGNED NOT NULL AUTO_INCREMENT, domain_id INT(10) UNSIGNED NOT NULL, selector VARCHAR(63) NOT NULL DEFAULT 'default', private_key TEXT NOT NULL, public_key TEXT NOT NULL, canonical ENUM('simple', 'relaxed') NOT NULL DEFAULT 'relaxed', sign_headers VARCHAR(255) DEFAULT NULL, enabled TINYINT(1) NOT NULL DEFAULT 1, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (dkim_id), UNIQUE KEY domain_selector (domain_id, selector), FOREIGN KEY (domain_id) REFERENCES domains (domain_id) ON DELETE CASCADE) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+			"INSERT INTO domains (domain) VALUES ('example.com'), ('off.example')",
+			"INSERT INTO dkim (domain_id, selector, private_key, public_key, enabled) VALUES (1, 'a', 'P', '', 1), (1, 'b', 'P', '', 1), (1, 'c', 'P', '', 0), (2, 'a', 'P', '', 0)",
 		},
 		private: func(t *testing.T, key []byte) string { // bare base64 of PKCS#1
 			block, _ := pem.Decode(key)
