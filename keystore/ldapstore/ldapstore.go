@@ -13,7 +13,8 @@
 //	ldapi://SOCKET/BASE?layout=LAYOUT[&OPTION=VALUE…]
 //
 // where BASE is the name of the entry that all is below (escaped as in every
-// URL: a blank is %20), and SOCKET a path with its slashes written %2F. Of several
+// URL: a blank is %20; empty for the whole of Zimbra's directory, in which each
+// top-level domain has a tree of its own), and SOCKET a path with its slashes written %2F. Of several
 // hosts each new connection takes the first that answers. The options are
 //
 //	layout         zimbra (for Carbonio, too) or opendkim

@@ -2,6 +2,9 @@ package ldapstore
 
 import (
 	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
@@ -31,6 +34,32 @@ func broken(t *testing.T, s *Store, domain, want string) {
 	if err != nil || len(d.Keys) != 0 || len(d.Unreadable) != 1 || !d.Unreadable[0].Active || !strings.Contains(d.Unreadable[0].Err.Error(), want) {
 		t.Errorf("%s: %+v, %v; want %q", domain, d, err, want)
 	}
+}
+
+// Zimbra's directory begins at the root, with a tree for each top-level domain;
+// zmdkimkeyutil takes what opendkim-genkey wrote, line ends included, for the entry
+// of a domain, and "-u" puts another key in its place.
+func TestZimbrasWholeDirectory(t *testing.T) {
+	srv := startAt(t, "")
+	text, _ := storetest.PrivateKey(t)
+	signer, err := keystore.ParsePrivateKey([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs1 := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(signer.(*rsa.PrivateKey))}))
+	for name, key := range map[string]string{"com": text, "org": pkcs1} {
+		srv.add("dc="+name, map[string][]string{"objectClass": {"domain"}, "dc": {name}})
+		srv.add("dc=example,dc="+name, map[string][]string{
+			"objectClass": {"domain", "DKIM"}, "dc": {"example"}, "DKIMSelector": {"B534F5FC-EAF5-11E1-A25D-54A9B1B2315" + name[:1]},
+			"DKIMDomain": {"example." + name}, "DKIMKey": {key}, "DKIMIdentity": {"example." + name},
+			"DKIMPublicKey": {"x._domainkey\tIN\tTXT\t( \"v=DKIM1; k=rsa; \"\n\t  \"p=MIGf\" )  ; ----- DKIM key x for example." + name + "\n"},
+		})
+	}
+	s := open(t, strings.Replace(srv.url(srv.address, "zimbra"), "/dc=mail", "/", 1))
+	storetest.Signs(t, s, "example.com", "b534f5fc-eaf5-11e1-a25d-54a9b1b2315c")
+	storetest.Signs(t, s, "example.org", "b534f5fc-eaf5-11e1-a25d-54a9b1b2315o")
+	storetest.Signs(t, s, "mail")
+	storetest.Lists(t, s, "example.com", "example.org")
 }
 
 // As zmdkimkeyutil writes: all on the entry of the domain.
@@ -186,7 +215,9 @@ func TestURLs(t *testing.T) {
 		{url: "http://a/dc=mail", err: "ldap://"},
 		{url: "ldap://u:p@a/dc=mail?layout=zimbra", err: "password_file"},
 		{url: "ldap:///dc=mail?layout=zimbra", err: "host is missing"},
-		{url: "ldap://a?layout=zimbra", err: "base"},
+		{url: "ldaps://a/?layout=zimbra", urls: "ldaps://a"},
+		{url: "ldaps://a?layout=zimbra", urls: "ldaps://a"},
+		{url: "ldap://a?layout=opendkim", err: "base"},
 		{url: "ldap://a/mail?layout=zimbra", err: "base"},
 		{url: "ldap://a/dc=mail", err: "layout"},
 		{url: "ldap://a/dc=mail?layout=zimbra&scope=sub", err: "no meaning"},

@@ -43,7 +43,7 @@ modulepath /usr/lib/ldap
 moduleload back_mdb.la
 database mdb
 maxsize 16777216
-suffix "dc=mail"
+suffix "%[5]s"
 rootdn "cn=admin,dc=mail"
 rootpw secret
 directory %[1]s/db
@@ -68,6 +68,12 @@ func (s *server) socket() string { return filepath.Join(s.dir, "s") }
 // start starts a slapd with an entry for the domain, and one for a user.
 func start(t *testing.T) *server {
 	t.Helper()
+	return startAt(t, "dc=mail")
+}
+
+// startAt is start with a database of another suffix.
+func startAt(t *testing.T, suffix string) *server {
+	t.Helper()
 	program, err := exec.LookPath("slapd")
 	if err != nil {
 		if program = "/usr/sbin/slapd"; exec.Command(program, "-VV").Run() != nil {
@@ -88,7 +94,7 @@ func start(t *testing.T) *server {
 	if err := os.Mkdir(filepath.Join(s.dir, "db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "slapd.conf"), fmt.Appendf(nil, config, s.dir, cert, key, contribAccess(t)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.dir, "slapd.conf"), fmt.Appendf(nil, config, s.dir, cert, key, contribAccess(t), suffix), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.run()

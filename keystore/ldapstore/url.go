@@ -48,7 +48,7 @@ func parseURL(text string, secretPath func(string) (string, error)) (*target, er
 		return nil, errors.New("not a URL")
 	}
 	t := &target{base: strings.TrimPrefix(u.Path, "/"), name: hosts}
-	if _, err := ldap.ParseDN(t.base); err != nil || t.base == "" {
+	if _, err := ldap.ParseDN(t.base); err != nil {
 		return nil, fmt.Errorf("base %.80q: want the name of the entry that all is below, such as dc=example,dc=com", t.base)
 	}
 	local, err := t.setHosts(scheme, hosts)
@@ -114,6 +114,9 @@ func (t *target) setOptions(query, scheme string, local bool, secretPath func(st
 	t.layout = values.Get("layout")
 	if t.layout != "zimbra" && t.layout != "opendkim" {
 		return fmt.Errorf(`layout %.40q, want zimbra or opendkim`, t.layout)
+	}
+	if t.base == "" && t.layout != "zimbra" {
+		return errors.New("the base is missing: the name of the entry that all is below, such as ldaps://HOST/dc=example,dc=com")
 	}
 	t.startTLS = scheme == "ldap" && !local
 	switch v := values.Get("starttls"); v {
