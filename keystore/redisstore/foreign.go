@@ -210,7 +210,7 @@ func (t *tables) key(ctx context.Context, c rueidis.Client, name, row string) (s
 		return "", nil, fmt.Errorf("%w %s: want DOMAIN:SELECTOR:KEY", errRow, key)
 	case parts[0] != "%" && !strings.EqualFold(parts[0], name):
 		return "", nil, fmt.Errorf("%w %s: signs for %.80q", errRow, key, parts[0])
-	case strings.HasPrefix(parts[2], "/"):
+	case strings.HasPrefix(parts[2], "/"), strings.HasPrefix(parts[2], "./"), strings.HasPrefix(parts[2], "../"):
 		return parts[1], nil, fmt.Errorf("%w %s: names a file, which other machines may not have; put the key itself there", errRow, key)
 	}
 	return parts[1], []byte(parts[2]), nil

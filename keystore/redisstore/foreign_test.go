@@ -89,22 +89,24 @@ func TestOpenDKIMNgTables(t *testing.T) {
 		"dkim-signing-table:other.example": "k1",
 		"dkim-signing-table:file.example":  "k3",
 		"dkim-signing-table:gone.example":  "k4",
+		"dkim-signing-table:near.example":  "k5",
 		"dkim-signing-table:ann@a.example": "k1",
 		"dkim-key-table:k1":                "example.com:s1:" + key,
 		"dkim-key-table:k2":                "%:s2:" + bare,
 		"dkim-key-table:k3":                "%:s3:/etc/dkim/key.pem",
+		"dkim-key-table:k5":                "%:s3:./key.pem",
 	} {
 		s.must("SET", name, value)
 	}
-	store := open(t, "redis://"+s.address()+"?layout=opendkim-ng", Options{})
+	store := open(t, "redis://"+s.address()+"?layout=opendkim-ng&keys=dkim-key-table&selectors=dkim-signing-table", Options{})
 	storetest.Signs(t, store, "example.com", "s1")
 	storetest.Signs(t, store, "example.net", "s2")
 	storetest.Signs(t, store, "example.org")
-	for domain, want := range map[string]string{"other.example": "signs for", "file.example": "names a file", "gone.example": "is missing"} {
+	for domain, want := range map[string]string{"other.example": "signs for", "file.example": "names a file", "near.example": "names a file", "gone.example": "is missing"} {
 		d, err := store.Domain(t.Context(), domain)
 		if err != nil || len(d.Keys) != 0 || len(d.Unreadable) != 1 || !strings.Contains(d.Unreadable[0].Err.Error(), want) {
 			t.Errorf("%s: %+v, %v; want %q", domain, d, err, want)
 		}
 	}
-	storetest.Lists(t, store, "example.com", "example.net", "file.example", "gone.example", "other.example")
+	storetest.Lists(t, store, "example.com", "example.net", "file.example", "gone.example", "near.example", "other.example")
 }

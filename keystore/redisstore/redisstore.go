@@ -37,8 +37,9 @@
 //	replicas                how many replicas must have a change before it counts
 //	                        as durable (native); default 0
 //	keys, selectors         the hashes of private keys and of selectors (rspamd,
-//	                        mailcow); the key prefixes of KeyTable and
-//	                        SigningTable (opendkim-ng)
+//	                        mailcow); what stands behind the hosts in the
+//	                        KeyTable and SigningTable of opendkim-ng, which has
+//	                        no defaults: both have to be there
 //	domains                 the hash whose fields are the domains (mailcow)
 //	selector                selectors to look for besides, with commas between
 //	                        (rspamd, mailcow)

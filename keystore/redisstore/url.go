@@ -56,7 +56,7 @@ var layouts = map[string]map[string]string{
 	"native":      {"prefix": "waxseal:", "replicas": "0"},
 	"rspamd":      {"keys": "DKIM_KEYS", "selectors": "", "selector": ""},
 	"mailcow":     {"keys": "DKIM_PRIV_KEYS", "selectors": "DKIM_SELECTORS", "domains": "DKIM_PUB_KEYS", "selector": ""},
-	"opendkim-ng": {"keys": "dkim-key-table", "selectors": "dkim-signing-table"},
+	"opendkim-ng": {"keys": "", "selectors": ""},
 }
 
 // parseURL reads the URL, and the certificates that it names. The standard
@@ -185,6 +185,9 @@ func (t *target) setOptions(query string, secure bool, secretPath func(string) (
 	}
 	if t.layout == "rspamd" && t.selectors == "" && len(t.fixed) == 0 {
 		return errors.New(`rspamd's layout does not tell selectors: name them ("selector=dkim"), or their hash ("selectors=HASH", rspamd's selector_prefix)`)
+	}
+	if t.layout == "opendkim-ng" && (t.keys == "" || t.selectors == "") {
+		return errors.New(`opendkim-ng has no prefixes of its own: name those at the end of its KeyTable and SigningTable, redis://HOST:PORT/PREFIX, in "keys" and "selectors"`)
 	}
 	t.sentinelUser = values.Get("sentinel_user")
 	for name, path := range map[string]*string{"password_file": &t.passwordFile, "sentinel_password_file": &t.sentinelPasswordFile} {
