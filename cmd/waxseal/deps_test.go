@@ -55,7 +55,7 @@ var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/contrib/bench":             {modules: []string{"github.com/emersion/go-msgauth"}},
 	"waxseal/keystore/storetest":        {ours: []string{"waxseal/keystore"}},
 	"waxseal/keystore/redisstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/redis/rueidis"}},
-	"waxseal/keystore/vaultstore":       {ours: []string{"waxseal/keystore"}},
+	"waxseal/keystore/vaultstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"golang.org/x/net"}}, // A-labels of what Mailu has in U-labels
 	"waxseal/keystore/ldapstore":        {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/go-ldap/ldap/v3"}},
 }
 

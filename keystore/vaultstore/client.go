@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -89,7 +90,8 @@ func later(err error) bool {
 }
 
 // do sends a request with the token, to another host if one does not answer, and
-// with another token if this one is refused. A request may arrive twice.
+// with another token if this one is refused. A request may arrive twice. The path
+// is relative to /v1/; an answer that is a *string takes what comes as it is.
 func (c *client) do(ctx context.Context, method, path string, body, answer any) error {
 	for second := false; ; second = true {
 		token, err := c.auth.current(ctx)
@@ -136,7 +138,14 @@ func (c *client) send(ctx context.Context, method, path, token string, body, ans
 }
 
 func (c *client) once(ctx context.Context, base, method, path, token string, body []byte, answer any) error {
-	request, err := http.NewRequestWithContext(ctx, method, base+"/v1/"+path, bytes.NewReader(body))
+	at, err := url.Parse(base + "/v1/")
+	if err == nil {
+		at, err = at.Parse("./" + path) // which may begin with what looks like a scheme
+	}
+	if err != nil {
+		return errors.New("vault: the path of the URL is not one") // its error quotes the path
+	}
+	request, err := http.NewRequestWithContext(ctx, method, at.String(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("vault: the path of the URL is not one") // its error quotes the path
 	}
@@ -176,6 +185,10 @@ func (c *client) once(ctx context.Context, base, method, path, token string, bod
 		return refusal
 	}
 	if answer == nil || len(data) == 0 {
+		return nil
+	}
+	if text, ok := answer.(*string); ok {
+		*text = string(data)
 		return nil
 	}
 	if err := json.Unmarshal(data, answer); err != nil {

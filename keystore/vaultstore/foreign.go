@@ -2,8 +2,10 @@ package vaultstore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -13,18 +15,43 @@ import (
 // lists is the layout of rspamd, which Mailu's own service has, too, and which is
 // read only: a secret for each domain, with the list "selectors".
 type lists struct {
-	kv       engine
-	now      func() time.Time
-	unlisted bool // the service cannot list domains
+	kv    engine
+	now   func() time.Time
+	mailu bool
 }
 
-// listed is an element. Only selector and key have to be there.
+// listed is an element. Only selector and key have to be there. One that cannot
+// be read has what is wrong with it in err.
 type listed struct {
-	Selector string `json:"selector"`
-	Domain   string `json:"domain"`
-	Key      string `json:"key"`
-	Start    int64  `json:"valid_start"` // Unix seconds; 0: always
-	End      int64  `json:"valid_end"`
+	Selector string      `json:"selector"`
+	Domain   string      `json:"domain"`
+	Key      string      `json:"key"`
+	Start    json.Number `json:"valid_start"` // Unix seconds, as a number or as text; none: always
+	End      json.Number `json:"valid_end"`
+
+	start, end float64
+	err        error
+}
+
+func readListed(text []byte) (l listed) {
+	l.end = math.Inf(1)
+	if err := json.Unmarshal(text, &l); err != nil {
+		l.err = errors.New("its element of selectors is not what rspamd has there") // the error may quote it
+	}
+	for _, limit := range []struct {
+		text json.Number
+		to   *float64
+	}{{l.Start, &l.start}, {l.End, &l.end}} {
+		if limit.text == "" {
+			continue
+		}
+		seconds, err := limit.text.Float64()
+		if err != nil {
+			l.err = fmt.Errorf("valid from %.20q to %.20q, want Unix seconds", l.Start, l.End)
+		}
+		*limit.to = seconds
+	}
+	return l
 }
 
 func (l *lists) domain(ctx context.Context, name string, private bool) (*keystore.Domain, error) {
@@ -33,12 +60,15 @@ func (l *lists) domain(ctx context.Context, name string, private bool) (*keystor
 		return nil, err
 	}
 	f := keystore.NewForeign(name)
-	now := l.now().Unix()
+	now := float64(l.now().Unix())
 	for _, e := range elements {
 		switch {
-		case e.Start != 0 && now < e.Start, e.End != 0 && now >= e.End:
+		case e.err != nil:
+			f.AddBroken(e.Selector, e.err)
+			continue
+		case now < e.start, now >= e.end:
 			continue // outside its time a key does not sign
-		case e.Domain != "" && !strings.EqualFold(e.Domain, name):
+		case e.Domain != "" && !strings.EqualFold(aLabels(e.Domain), name):
 			f.AddBroken(e.Selector, fmt.Errorf("is said to be of the domain %.80q", e.Domain))
 			continue
 		}
@@ -64,17 +94,22 @@ func (l *lists) domain(ctx context.Context, name string, private bool) (*keystor
 func (l *lists) read(ctx context.Context, name string) ([]listed, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.kv.client.auth.timeout)
 	defer cancel()
-	data, _, err := get[struct{ Selectors []listed }](ctx, &l.kv, name)
-	return data.Selectors, err
+	data, _, err := get[struct{ Selectors []json.RawMessage }](ctx, &l.kv, name)
+	elements := make([]listed, len(data.Selectors))
+	for i, text := range data.Selectors {
+		elements[i] = readListed(text)
+		clear(text)
+	}
+	return elements, err
 }
 
 func (l *lists) update(context.Context, *keystore.Domain) error { return keystore.ErrReadOnly }
 
 func (l *lists) names(ctx context.Context) ([]string, error) {
-	if l.unlisted {
-		return nil, errors.New("mailu does not tell which domains it has; each one is found when it is asked for")
+	if !l.mailu {
+		return l.kv.list(ctx)
 	}
-	return l.kv.list(ctx)
+	return l.mailuNames(ctx)
 }
 
 // secrets is the layout of KumoMTA, which is read only: below each domain a

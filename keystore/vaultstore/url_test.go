@@ -74,31 +74,6 @@ func FuzzURL(f *testing.F) {
 	})
 }
 
-// As Mailu's admin/mailu/internal/views/rspamd.py answers: every token is good,
-// and a domain without a key has an empty list.
-func TestMailu(t *testing.T) {
-	text, _ := storetest.PrivateKey(t)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		domain, ok := strings.CutPrefix(r.URL.Path, "/internal/rspamd/vault/v1/dkim/")
-		selectors := []object{}
-		if domain == "example.com" {
-			selectors = append(selectors, object{"domain": domain, "key": text, "selector": "dkim"})
-		}
-		if !ok || r.Header.Get("X-Vault-Token") != "mailu" {
-			w.WriteHeader(404)
-			return
-		}
-		reply(w, 200, object{"data": object{"selectors": selectors}})
-	}))
-	defer server.Close()
-	s := open(t, "vault+http://"+strings.TrimPrefix(server.URL, "http://")+"?layout=mailu", Options{})
-	storetest.Signs(t, s, "example.com", "dkim")
-	storetest.Signs(t, s, "example.net")
-	if _, err := s.List(t.Context(), "", 0); err == nil {
-		t.Error("Mailu listed its domains")
-	}
-}
-
 // The token is shown to nobody else than the scheme that was asked for.
 func TestRedirects(t *testing.T) {
 	f := newFake(t)

@@ -123,7 +123,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	case "rspamd":
 		s.layout = &lists{kv: kv, now: time.Now}
 	case "mailu":
-		s.layout = &lists{kv: kv, now: time.Now, unlisted: true}
+		s.layout = &lists{kv: kv, now: time.Now, mailu: true}
 	case "kumomta":
 		s.layout = &secrets{kv: kv, fixed: t.selectors}
 	}
@@ -181,7 +181,8 @@ func (s *Store) Update(ctx context.Context, d *keystore.Domain) error {
 	return nil
 }
 
-// List implements keystore.Store. Vault has no pages: each call asks for all.
+// List implements keystore.Store. Vault has no pages: each call asks for all. With
+// rspamd and Mailu, a name may turn out to have no key.
 func (s *Store) List(ctx context.Context, after string, limit int) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
@@ -191,6 +192,7 @@ func (s *Store) List(ctx context.Context, after string, limit int) ([]string, er
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return n <= after || keystore.ValidDomain(n) != nil })
 	slices.Sort(names)
+	names = slices.Compact(names)
 	if limit < 1 {
 		limit = defaultPage
 	}

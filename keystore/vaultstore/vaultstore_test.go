@@ -3,9 +3,14 @@ package vaultstore
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -356,23 +361,48 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
+// As "rspamadm vault newkey" and "roll" write: RSA as bare base64 of PKCS#1,
+// Ed25519 as that of both halves, with times, of which those made by hand may lack
+// some or have them as text.
 func TestRspamdSecrets(t *testing.T) {
 	text, bare := storetest.PrivateKey(t)
+	pair, err := keystore.Generate(keystore.Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := keystore.ParsePrivateKey([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs1 := base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PrivateKey(signer.(*rsa.PrivateKey)))
+	eddsa := base64.StdEncoding.EncodeToString(pair.(ed25519.PrivateKey))
 	now := time.Now().Unix()
-	element := func(selector, key string, start, end int64) object {
-		return object{"selector": selector, "domain": "example.com", "key": key, "alg": "rsa", "bits": 1024, "valid_start": start, "valid_end": end}
+	element := func(selector, key string, more object) object {
+		o := object{"selector": selector, "domain": "example.com", "key": key, "alg": "rsa", "bits": 1024, "pubkey": "x"}
+		maps.Copy(o, more)
+		return o
 	}
 	secret, _ := json.Marshal(object{"selectors": []object{
-		element("a", text, 0, 0), element("b", bare, now-100, now+100), element("past", text, 0, now-1), element("future", text, now+100, 0),
+		element("a", text, nil), element("b", bare, object{"valid_start": now - 100, "valid_end": now + 100}),
+		element("past", text, object{"valid_end": now - 1}), element("future", text, object{"valid_start": now + 100}), element("never", text, object{"valid_end": 0}),
+		element("rsa-20261122", pkcs1, object{"valid_start": now}), element("ed25519-20261122", eddsa, object{"alg": "ed25519", "valid_start": now}),
+		element("hand", text, object{"valid_start": fmt.Sprint(now - 1), "valid_end": fmt.Sprint(now + 100)}),
 	}})
+	broken, _ := json.Marshal(object{"selectors": []object{element("good", text, nil), element("odd", text, object{"valid_end": "tomorrow"}), {"selector": 17}}})
 	f := newFake(t)
-	f.v1["dkim/example.com"] = secret
+	f.v1["dkim/example.com"], f.v1["dkim/broken.example"] = secret, []byte(strings.ReplaceAll(string(broken), "example.com", "broken.example"))
+	f.v1["dkim/gone.example"] = []byte(`{"selectors":[]}`) // as "rspamadm vault roll --remove-expired" may leave it
 	f.v2["dkim/example.com"] = &kvSecret{[]json.RawMessage{secret}, []bool{false}, []bool{false}}
 	for _, url := range []string{f.url(t, "kv1/dkim", "layout=rspamd"), f.url(t, "secret/dkim", "layout=rspamd", "kv=2")} {
 		s := open(t, url, Options{})
-		storetest.Signs(t, s, "example.com", "a", "b")
+		storetest.Signs(t, s, "example.com", "a", "b", "ed25519-20261122", "hand", "rsa-20261122")
 		storetest.Signs(t, s, "example.net")
-		storetest.Lists(t, s, "example.com")
+	}
+	s := open(t, f.url(t, "kv1/dkim", "layout=rspamd"), Options{})
+	storetest.Signs(t, s, "gone.example")
+	storetest.Lists(t, s, "broken.example", "example.com", "gone.example")
+	if d, err := s.Domain(t.Context(), "broken.example"); err != nil || len(d.Keys) != 1 || d.Keys[0].Selector != "good" || len(d.Unreadable) != 2 {
+		t.Errorf("%+v, %v; want the good key, and two rows that cannot be read", d, err)
 	}
 }
 
