@@ -154,8 +154,12 @@ func (a *app) check(ctx context.Context) *report {
 		}
 	}
 	failed, err := a.eachDomainOrAll(ctx, store, nil, func(domain string) error {
+		errs := checkDomain(domain)
+		if len(errs) == 1 && errors.Is(errs[0], keystore.ErrNotFound) {
+			return errs[0]
+		}
 		r.Domains++
-		for _, err := range checkDomain(domain) {
+		for _, err := range errs {
 			add("error", err)
 		}
 		for _, w := range keyWarnings(ctx, store, domain, a.flags()) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"waxseal/keystore"
 	"waxseal/keystore/dns"
 )
 
@@ -132,6 +133,9 @@ func (r *checking) first(ctx context.Context, args []string) (failed, err error)
 	failed, err = r.app.eachDomainOrAll(ctx, r.store, args, func(domain string) error {
 		looks.begin(func() (finish func()) {
 			s, err := r.look(ctx, domain, true)
+			if len(args) == 0 && errors.Is(err, keystore.ErrNotFound) {
+				return func() {}
+			}
 			if err == nil && len(s.Keys) == 0 {
 				if err = s.err; err == nil && len(args) > 0 {
 					err = r.app.noRecordNeeded(domain)

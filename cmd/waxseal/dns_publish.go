@@ -126,6 +126,9 @@ func (p *publishing) run(ctx context.Context, names, selectors []string) error {
 	bad, err := p.app.eachDomainOrAll(ctx, p.store, names, func(domain string) error {
 		work.begin(func() (finish func()) {
 			rows, err := p.domain(ctx, domain, selectors)
+			if len(names) == 0 && errors.Is(err, keystore.ErrNotFound) {
+				return func() {}
+			}
 			if err == nil && len(rows) == 0 && len(names) > 0 {
 				err = p.app.noRecordNeeded(domain)
 			}

@@ -133,7 +133,8 @@ func (a *app) eachDomain(args []string, f func(domain string) error) (failed, er
 }
 
 // eachDomainOrAll is eachDomain, or without arguments f for every domain of
-// the store.
+// the store. One of these that turns out not to be there is passed over: it has
+// been deleted since it was listed, or is in another product's list and has no key.
 func (a *app) eachDomainOrAll(ctx context.Context, store keystore.Store, args []string, f func(domain string) error) (failed, err error) {
 	if len(args) > 0 {
 		return a.eachDomain(args, f)
@@ -144,15 +145,15 @@ func (a *app) eachDomainOrAll(ctx context.Context, store keystore.Store, args []
 		if err != nil {
 			return failed, err
 		}
+		if len(names) == 0 {
+			return failed, nil
+		}
 		for _, name := range names {
-			if err := f(name); err != nil {
+			if err := f(name); err != nil && !errors.Is(err, keystore.ErrNotFound) {
 				a.report(err)
 				failed = errFindings
 			}
 			after = name
-		}
-		if len(names) < page {
-			return failed, nil
 		}
 	}
 }

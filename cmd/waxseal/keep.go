@@ -52,6 +52,9 @@ that mail needs; the latter makes the exit status 1.`,
 			failed, err := a.eachDomainOrAll(c.Context(), store, args, func(domain string) error {
 				work.begin(func() (finish func()) {
 					r, err := keep(c.Context(), domain)
+					if len(args) == 0 && errors.Is(err, keystore.ErrNotFound) {
+						return func() {}
+					}
 					if errors.Is(err, keystore.ErrNotFound) {
 						_, err = a.domain(c.Context(), store, domain) // which knows what to do
 					}

@@ -331,6 +331,7 @@ func (a *app) copyStore(ctx context.Context, from, to keystore.Store) error {
 				wrote, err := copyDomain(ctx, from, to, name, a.dryRun)
 				mu.Lock()
 				switch {
+				case errors.Is(err, errNotInSource):
 				case err != nil:
 					count.Refused++
 					a.report(err)
@@ -371,10 +372,16 @@ func (a *app) copyStore(ctx context.Context, from, to keystore.Store) error {
 	return err
 }
 
+// errNotInSource means that a domain was listed and is not there.
+var errNotInSource = errors.New("not in the keystore to copy from")
+
 // copyDomain makes a domain of one store that of another, unless it is so
 // already, and tests the result.
 func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRun bool) (wrote bool, err error) {
 	source, err := from.Domain(ctx, name)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return false, errNotInSource
+	}
 	if err == nil {
 		err = source.Whole()
 	}
