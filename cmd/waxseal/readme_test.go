@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -82,6 +83,32 @@ func TestREADMENamesEveryCommand(t *testing.T) {
 	for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(text, -1) {
 		if _, err := os.Stat(filepath.Join("../..", link[1])); err != nil {
 			t.Errorf("the README leads to %s: %v", link[1], err)
+		}
+	}
+}
+
+// TestRecipesForProductsAreValid opens every keystore of contrib/products.
+func TestRecipesForProductsAreValid(t *testing.T) {
+	text, err := os.ReadFile("../../contrib/products/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < 6 {
+		t.Fatalf("%d configurations found", len(blocks))
+	}
+	for _, b := range blocks {
+		d, err := decodeConfig("contrib/products/README.md", b[1])
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		store, err := openStore(d, func(string, error) {})
+		if err != nil || !readOnly(store) {
+			t.Errorf("%s\n%v, want a keystore of another product", b[1], err)
+		}
+		if store, ok := store.(io.Closer); ok && err == nil {
+			store.Close()
 		}
 	}
 }
