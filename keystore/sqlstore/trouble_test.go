@@ -198,7 +198,7 @@ func TestServerIsPaused(t *testing.T) {
 		if _, _, err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		create(t, s, "example.com", newKey(t, "a"))
+		storetest.Create(t, s, "example.com", "a")
 		server := p.server.Get(t)
 		server.Pause()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

@@ -55,7 +55,7 @@ type productRedis struct {
 func startProductRedis(t *testing.T, user string) *productRedis {
 	t.Helper()
 	user = strings.ReplaceAll(strings.TrimSpace(user), "PASSWORD", "password")
-	_, address := startRedis(t, shortDir(t), append([]string{"--enable-debug-command", "yes", "--requirepass", "root-password"}, strings.Fields("--"+user)...)...)
+	address := startRedis(t, shortDir(t), append([]string{"--enable-debug-command", "yes", "--requirepass", "root-password"}, strings.Fields("--"+user)...)...).address
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{address}, Password: "root-password", ForceSingleClient: true, DisableCache: true})
 	if err != nil {
 		t.Fatal(err)
