@@ -26,7 +26,7 @@ check_installed() {
 	! grep -q '^[a-z]' /etc/waxseal/waxseal.toml || false
 	waxseal config example | cmp - /etc/waxseal/waxseal.toml
 	# The README leads to them.
-	for path in $(grep -o '(contrib/\(postfix\|sendmail\|exim\|grafana\|systemd\)[^)]*)' /usr/share/doc/waxseal/README.md | tr -d '()'); do
+	for path in $(grep -o '(contrib/\(postfix\|sendmail\|exim\|grafana\|systemd\|fleet\|sql\|redis\|vault\|ldap\)[^)]*)' /usr/share/doc/waxseal/README.md | tr -d '()'); do
 		[ -e "/usr/share/doc/waxseal/$path" ]
 	done
 	is /usr/share/doc/waxseal/contrib/postfix/main.cf root:root 644
