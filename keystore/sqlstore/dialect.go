@@ -32,6 +32,7 @@ type dialect struct {
 	noTable  func(error) bool // or no such column
 	readOnly func(error) bool // the server takes no changes
 	down     func(error) bool // the server's last words
+	pooled   func(error) bool // a statement that we prepared is another connection's
 }
 
 var errBadConnection = driver.ErrBadConn
@@ -51,6 +52,7 @@ var postgres = &dialect{
 	noTable:  postgresError("42P01", "42703"),
 	readOnly: postgresError("25006"),
 	down:     postgresError("57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"),
+	pooled:   postgresError("26000", "42P05"),
 }
 
 func postgresError(codes ...string) func(error) bool {
@@ -76,6 +78,7 @@ var mariadb = &dialect{
 	busy:     mysqlError(1213, 1205),
 	noTable:  mysqlError(1146, 1054),
 	readOnly: mysqlError(1290, 1792, 1836),
+	pooled:   func(error) bool { return false },
 	down:     mysqlError(1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169),
 }
 
@@ -98,6 +101,7 @@ var sqlite3 = &dialect{
 	noTable:  sqliteMissing,
 	readOnly: sqliteError(8, 264, 520, 776, 1032, 1288, 1544),
 	down:     func(error) bool { return false },
+	pooled:   func(error) bool { return false },
 }
 
 // sqliteError compares extended result codes (https://sqlite.org/rescode.html).

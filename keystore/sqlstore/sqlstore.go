@@ -31,7 +31,8 @@
 //	target_session_attrs as in libpq: read-write takes only a primary (postgres)
 //	search_path          the schema of the tables (postgres)
 //	pooler               "transaction" behind PgBouncer and its like, which give
-//	                     each transaction another connection (postgres)
+//	                     each transaction another connection; changes are asked
+//	                     for every second then (postgres)
 //	preset               read the tables of another program, and change nothing:
 //	                     froxlor, ispconfig, modoboa, opendkim (as Postfixadmin
 //	                     fills them) or vexim; see Foreign
@@ -302,6 +303,8 @@ func (d *database) explain(ctx, bounded context.Context, what string, err error)
 		return fmt.Errorf("%s: %s: the tables of waxseal are missing or of another version; make them with \"waxseal store migrate\": %w", what, d.product, err)
 	case d.readOnly(err):
 		return fmt.Errorf("%s: %s: this server takes no changes; put the primary first into the URL: %w", what, d.product, err)
+	case d.pooled(err):
+		return fmt.Errorf("%s: %s: each transaction has another connection, as behind PgBouncer; say so in the URL by pooler=transaction: %w", what, d.product, err)
 	}
 	return fmt.Errorf("%s: %s: %w", what, d.product, err)
 }
