@@ -222,6 +222,12 @@ func PostgreSQL() (*Server, error) {
 	if err := s.run(s.program(filepath.Join(bin, "initdb"), "-D", data, "-U", s.User, "--pwfile", s.PasswordFile, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")); err != nil {
 		return s, err
 	}
+	s.serve(bin, data)
+	return s, s.Begin()
+}
+
+// serve says how to start a PostgreSQL on its data.
+func (s *Server) serve(bin, data string) {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	s.command = func() *exec.Cmd {
 		return s.program(filepath.Join(bin, "postgres"), "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
@@ -230,7 +236,6 @@ func PostgreSQL() (*Server, error) {
 	s.ready = func() error {
 		return s.run(s.program(filepath.Join(bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", port))
 	}
-	return s, s.Begin()
 }
 
 // MariaDB is a server with password logins.
