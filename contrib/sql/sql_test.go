@@ -5,7 +5,6 @@ package sql_test
 
 import (
 	"context"
-	"crypto"
 	"database/sql"
 	"flag"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"waxseal/keystore"
 	"waxseal/keystore/sqlstore"
 	"waxseal/keystore/sqlstore/sqltest"
+	"waxseal/keystore/storetest"
 )
 
 var update = flag.Bool("update", false, "write the tables as the program makes them")
@@ -123,27 +123,9 @@ func program(t *testing.T, name string) {
 	}
 }
 
-// newKey makes a key that is active.
-func newKey(t *testing.T, selector string) keystore.Key {
-	t.Helper()
-	signer, err := keystore.Generate(keystore.Ed25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, algorithm, err := keystore.PublicBytes(signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now().UTC().Truncate(time.Second)
-	return keystore.Key{
-		Selector: selector, Algorithm: algorithm, Public: public, State: keystore.Active, Created: now, Activated: now,
-		Load: func(context.Context) (crypto.Signer, error) { return signer, nil },
-	}
-}
-
 func create(t *testing.T, s *sqlstore.Store, name string) *keystore.Domain {
 	t.Helper()
-	d := &keystore.Domain{Name: name, Keys: []keystore.Key{newKey(t, "2026a")}}
+	d := &keystore.Domain{Name: name, Keys: []keystore.Key{storetest.Active(t, "2026a")}}
 	d.History = []keystore.Event{{Time: d.Keys[0].Created, Selector: "2026a", What: keystore.WasCreated, By: "tests"}}
 	if err := s.Update(t.Context(), d); err != nil {
 		t.Fatal(err)
@@ -289,7 +271,7 @@ func TestRightsAreEnoughAndNoMore(t *testing.T) {
 		hears("")
 
 		// A life of keys: a second one, slots, and the end of the first.
-		d.Keys = append(d.Keys, newKey(t, "2026b"))
+		d.Keys = append(d.Keys, storetest.Active(t, "2026b"))
 		d.Slots = []keystore.Slot{{Selector: "s1", Target: "s1.example.net"}}
 		change := func() {
 			t.Helper()
@@ -334,11 +316,11 @@ func TestRightsAreEnoughAndNoMore(t *testing.T) {
 			t.Fatal(err)
 		}
 		forged := *before
-		forged.Keys = append([]keystore.Key{newKey(t, "forged")}, forged.Keys...)
+		forged.Keys = append([]keystore.Key{storetest.Active(t, "forged")}, forged.Keys...)
 		if err := sign.Update(ctx, &forged); err == nil {
 			t.Error("the signing user has changed a domain")
 		}
-		if err := sign.Update(ctx, &keystore.Domain{Name: "example.net", Keys: []keystore.Key{newKey(t, "forged")}}); err == nil {
+		if err := sign.Update(ctx, &keystore.Domain{Name: "example.net", Keys: []keystore.Key{storetest.Active(t, "forged")}}); err == nil {
 			t.Error("the signing user has made a domain")
 		}
 		mayNot := map[string][]string{
