@@ -36,7 +36,7 @@ func contribUsers(t *testing.T, more string, settings ...string) (s *server, opt
 func TestContribUsers(t *testing.T) {
 	t.Parallel()
 	s, options := contribUsers(t, "")
-	for setting, want := range map[string]string{"appendonly": "yes", "maxmemory-policy": "noeviction"} {
+	for setting, want := range map[string]string{"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"} {
 		if got, err := s.do("CONFIG", "GET", setting).AsStrMap(); err != nil || got[setting] != want {
 			t.Errorf("%s: %v, %v", setting, got, err)
 		}
