@@ -58,19 +58,28 @@ type breaker struct {
 	probing  bool // guarded by mu; Cache.probe runs
 }
 
-// answered reports whether the error of Store.Domain is an answer.
+// answered reports whether an error of the store is an answer.
 func answered(err error) bool {
 	return err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrBroken)
 }
 
-// ask asks the store for a domain and its keys, and counts whether it answers.
-func (c *Cache) ask(ctx context.Context, domain string) (*Domain, error) {
-	slow := time.AfterFunc(slowLoad, func() { c.failed(fmt.Errorf("domain %s: no answer within %s", domain, slowLoad)) })
+// ask asks the store for a domain and its keys.
+func (c *Cache) ask(ctx context.Context, domain string) (dom *Domain, err error) {
 	read := c.store.Domain
 	if s, ok := c.store.(SigningStore); ok {
 		read = s.Signing
 	}
-	dom, err := read(ctx, domain)
+	c.counted(domain, func() error {
+		dom, err = read(ctx, domain)
+		return err
+	})
+	return dom, err
+}
+
+// counted asks the store something, and counts whether it answers.
+func (c *Cache) counted(key string, ask func() error) {
+	slow := time.AfterFunc(slowLoad, func() { c.failed(fmt.Errorf("%s: no answer within %s", about(key), slowLoad)) })
+	err := ask()
 	counted := !slow.Stop()
 	switch {
 	case answered(err):
@@ -80,7 +89,6 @@ func (c *Cache) ask(ctx context.Context, domain string) (*Domain, error) {
 	case !counted:
 		c.failed(err)
 	}
-	return dom, err
 }
 
 // failed counts a read that went wrong.

@@ -116,8 +116,8 @@ type CacheOptions struct {
 	// OnError is told of errors that no caller sees, when they happen: a
 	// refresh that did not work (once per Refresh and domain, and not while
 	// the store is known to be down), a key that could not be prepared, and,
-	// with an empty domain, a watch that broke down. It may be called from
-	// several goroutines at once.
+	// with an empty domain, a watch that broke down. Where it is about a sender,
+	// the domain is an address. It may be called from several goroutines at once.
 	OnError func(domain string, err error)
 
 	// OnDown is told when the store is found to be down, with the reason and
@@ -199,33 +199,51 @@ func NewCache(store Store, opts CacheOptions) *Cache {
 // the store or a *DownError if it does not answer and nothing is cached, or
 // that of ctx if it ends first.
 func (c *Cache) Signing(ctx context.Context, domain string) (*Signing, error) {
-	if c.closed.Load() {
-		return nil, ErrClosed
+	e, err := c.lookup(ctx, domain)
+	if err != nil {
+		return nil, err
 	}
-	e, ok := c.entries.GetIfPresent(domain)
-	if !ok {
-		return c.wait(ctx, domain, nil)
-	}
-	now := c.opts.Now().UnixNano()
-	switch age := now - e.checked; {
-	case e.change != c.change(domain).Load() || age >= 2*e.refresh:
-		return c.wait(ctx, domain, e)
-	case (age >= e.refresh || c.marked(e)) && e.reloading.CompareAndSwap(0, now):
-		c.entries.Refresh(ctx, domain, (*loader)(c))
-	}
-	c.hits.Add(1)
-	return c.serve(e)
+	return e.signing, e.absent
 }
 
 // Cached is Signing for callers that cannot wait: ok is false when the answer
 // would take a look at the store.
 func (c *Cache) Cached(domain string) (s *Signing, err error, ok bool) {
-	e, ok := c.entries.GetIfPresent(domain)
-	if !ok || e.change != c.change(domain).Load() || c.opts.Now().UnixNano()-e.checked >= 2*e.refresh {
+	e, err, ok := c.cached(domain)
+	if err != nil || !ok {
+		return nil, err, ok
+	}
+	return e.signing, e.absent, true
+}
+
+// lookup returns the entry of a key: a domain, or an author's address.
+func (c *Cache) lookup(ctx context.Context, key string) (*entry, error) {
+	if c.closed.Load() {
+		return nil, ErrClosed
+	}
+	e, ok := c.entries.GetIfPresent(key)
+	if !ok {
+		return c.wait(ctx, key, nil)
+	}
+	now := c.opts.Now().UnixNano()
+	switch age := now - e.checked; {
+	case e.change != c.change(key).Load() || age >= 2*e.refresh:
+		return c.wait(ctx, key, e)
+	case (age >= e.refresh || c.marked(e)) && e.reloading.CompareAndSwap(0, now):
+		c.entries.Refresh(ctx, key, (*loader)(c))
+	}
+	c.hits.Add(1)
+	return c.serve(e), nil
+}
+
+// cached is lookup where that takes no look at the store.
+func (c *Cache) cached(key string) (e *entry, err error, ok bool) {
+	e, ok = c.entries.GetIfPresent(key)
+	if !ok || e.change != c.change(key).Load() || c.opts.Now().UnixNano()-e.checked >= 2*e.refresh {
 		return nil, nil, false
 	}
-	s, err = c.Signing(c.ctx, domain)
-	return s, err, true
+	e, err = c.lookup(c.ctx, key)
+	return e, err, true
 }
 
 // marked reports whether the entry was last refreshed in vain, and the store is
@@ -234,20 +252,20 @@ func (c *Cache) marked(e *entry) bool {
 	return e.err != nil && e.checked <= c.breaker.recovered.Load()
 }
 
-// serve turns an entry into an answer.
-func (c *Cache) serve(e *entry) (*Signing, error) {
+// serve counts an entry that is an answer.
+func (c *Cache) serve(e *entry) *entry {
 	if e.err != nil {
 		c.stale.Add(1)
 	}
-	return e.signing, e.absent
+	return e
 }
 
 // wait answers with a newly loaded entry. If it does not come in time, it
 // answers with e, the one there was, if any. The load goes on when ctx ends,
 // for those who ask next.
-func (c *Cache) wait(ctx context.Context, domain string, e *entry) (*Signing, error) {
+func (c *Cache) wait(ctx context.Context, key string, e *entry) (*entry, error) {
 	if down := c.breaker.down.Load(); down != nil && e == nil {
-		return nil, fmt.Errorf("domain %s: %w", domain, down)
+		return nil, fmt.Errorf("%s: %w", about(key), down)
 	}
 	var timeout <-chan time.Time
 	if e != nil {
@@ -255,7 +273,7 @@ func (c *Cache) wait(ctx context.Context, domain string, e *entry) (*Signing, er
 		e.reloading.CompareAndSwap(0, now)
 		left := patience - time.Duration(now-e.reloading.Load())
 		if left <= 0 { // the load is stuck, and those who came first have waited for it
-			return c.serve(e)
+			return c.serve(e), nil
 		}
 		timer := time.NewTimer(left)
 		defer timer.Stop()
@@ -263,29 +281,30 @@ func (c *Cache) wait(ctx context.Context, domain string, e *entry) (*Signing, er
 	}
 	for range 2 { // a change that was reported during one load is seen by the next
 		select {
-		case r := <-c.entries.Refresh(ctx, domain, (*loader)(c)):
+		case r := <-c.entries.Refresh(ctx, key, (*loader)(c)):
 			if r.Err != nil {
 				return nil, r.Err
 			}
 			e = r.Value
-			if e.change == c.change(domain).Load() {
-				return c.serve(e)
+			if e.change == c.change(key).Load() {
+				return c.serve(e), nil
 			}
 		case <-timeout:
-			return c.serve(e)
+			return c.serve(e), nil
 		case <-ctx.Done():
 			if e != nil {
-				return c.serve(e)
+				return c.serve(e), nil
 			}
-			return nil, fmt.Errorf("domain %s: waiting for the key store: %w", domain, ctx.Err())
+			return nil, fmt.Errorf("%s: waiting for the key store: %w", about(key), ctx.Err())
 		}
 	}
-	return c.serve(e)
+	return c.serve(e), nil
 }
 
-// change returns the counter of changes of the domain.
-func (c *Cache) change(domain string) *atomic.Uint64 {
-	return &c.changes[maphash.String(c.seed, domain)%stripes]
+// change returns the counter of changes of a domain. What a store knows of
+// senders changes with InvalidateAll only.
+func (c *Cache) change(key string) *atomic.Uint64 {
+	return &c.changes[maphash.String(c.seed, key)%stripes]
 }
 
 // Invalidate makes the next lookup of the domain read it from the store. What
@@ -348,9 +367,9 @@ func (c *Cache) Age() time.Duration {
 
 // CacheStats counts since the start, except for Entries.
 type CacheStats struct {
-	Entries    int    // domains in memory, those that do not exist included
+	Entries    int    // domains in memory, those that do not exist included, and senders
 	Hits       uint64 // lookups answered from memory
-	Loads      uint64 // reads of a domain from the store
+	Loads      uint64 // reads of a domain or a sender from the store
 	LoadErrors uint64 // those that went wrong, other than by ErrNotFound
 	Stale      uint64 // lookups answered with an entry whose last refresh went wrong
 }

@@ -13,11 +13,12 @@ import (
 	"time"
 )
 
-// entry is what the cache knows of a domain. All but reloading stays as it was
-// made. Times are Unix nanoseconds.
+// entry is what the cache knows of a domain, or of a sender. All but reloading
+// stays as it was made. Times are Unix nanoseconds.
 type entry struct {
-	signing *Signing
-	absent  error // ErrNotFound, instead of signing
+	signing *Signing // of a domain
+	absent  error    // ErrNotFound, instead of signing
+	sender  *Sender  // of a sender, in place of the two
 
 	change    uint64 // the domain's counter of changes before the load began
 	confirmed int64  // when the store last answered
@@ -39,25 +40,25 @@ type loadedKey struct {
 type loader Cache
 
 // Load is called when there is no entry.
-func (l *loader) Load(_ context.Context, domain string) (*entry, error) {
-	return (*Cache)(l).load(domain, nil)
+func (l *loader) Load(_ context.Context, key string) (*entry, error) {
+	return (*Cache)(l).load(key, nil)
 }
 
 // Reload is called when there is one. It has no error but ErrClosed: the old
 // entry, marked, is better.
-func (l *loader) Reload(_ context.Context, domain string, old *entry) (*entry, error) {
-	return (*Cache)(l).load(domain, old)
+func (l *loader) Reload(_ context.Context, key string, old *entry) (*entry, error) {
+	return (*Cache)(l).load(key, old)
 }
 
 // load makes an entry. It does not stop when the caller who caused it goes
 // away: others may wait for it.
-func (c *Cache) load(domain string, old *entry) (*entry, error) {
+func (c *Cache) load(key string, old *entry) (*entry, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, loadTimeout)
 	defer cancel()
-	e := &entry{change: c.change(domain).Load(), refresh: int64(c.opts.Refresh)}
+	e := &entry{change: c.change(key).Load(), refresh: int64(c.opts.Refresh)}
 	e.checked = c.opts.Now().UnixNano()
 	if down := c.breaker.down.Load(); down != nil {
-		err := fmt.Errorf("domain %s: %w", domain, down)
+		err := fmt.Errorf("%s: %w", about(key), down)
 		if old == nil {
 			return nil, err
 		}
@@ -65,20 +66,27 @@ func (c *Cache) load(domain string, old *entry) (*entry, error) {
 		return e, nil
 	}
 	c.loads.Add(1)
-	signing, err := c.read(ctx, domain, old)
+	var err error
+	var broken []error
+	if isSender(key) {
+		if e.sender, err = c.readSender(ctx, key); err == nil {
+			broken = e.sender.Broken
+		}
+	} else if e.signing, err = c.read(ctx, key, old); err == nil {
+		broken = e.signing.Broken
+	}
 	e.checked = c.opts.Now().UnixNano()
 	e.confirmed = e.checked
 	switch {
 	case c.ctx.Err() != nil:
 		return nil, ErrClosed
 	case err == nil:
-		e.signing = signing
-		if len(signing.Broken) > 0 {
+		if len(broken) > 0 {
 			e.refresh = min(e.refresh, int64(brokenRetry))
 		}
 		return e, nil
 	}
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) && !isSender(key) {
 		e.absent = err
 		return e, nil
 	}
@@ -87,14 +95,14 @@ func (c *Cache) load(domain string, old *entry) (*entry, error) {
 		return nil, err
 	}
 	e.keep(old, err)
-	c.opts.OnError(domain, fmt.Errorf("%w (what is cached is %s old)", err, time.Duration(e.checked-e.confirmed).Round(time.Second)))
+	c.opts.OnError(key, fmt.Errorf("%w (what is cached is %s old)", err, time.Duration(e.checked-e.confirmed).Round(time.Second)))
 	return e, nil
 }
 
 // keep makes the entry one that says what the old one does, since the store has
 // not answered.
 func (e *entry) keep(old *entry, err error) {
-	e.signing, e.absent, e.confirmed, e.err = old.signing, old.absent, old.confirmed, err
+	e.signing, e.absent, e.sender, e.confirmed, e.err = old.signing, old.absent, old.sender, old.confirmed, err
 }
 
 // read asks the store for the domain. A panic in the store, in Prepare or in a
