@@ -371,7 +371,11 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 		add("reason", r.Reason)
 	}
 	add("author", r.Author)
-	add("domain", r.Domain)
+	domains := r.Domain
+	for _, beside := range r.Beside {
+		domains += "," + beside
+	}
+	add("domain", domains)
 	add("selectors", strings.Join(r.Selectors, ","))
 	if len(r.Risks) > 0 {
 		names, words := make([]string, len(r.Risks)), make([]string, len(r.Risks))
@@ -386,6 +390,7 @@ func (s *session) log(r *Result, m gomilter.Modifier) {
 	}
 	add("rule", r.Rule)
 	add("row", r.Row)
+	add("sender_row", r.SenderRow)
 	add("login", s.login)
 	if s.client.Client.IsValid() {
 		add("client", s.client.Client.String())

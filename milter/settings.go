@@ -23,6 +23,18 @@ type Keys interface {
 	Cached(domain string) (s *keystore.Signing, err error, ok bool)
 }
 
+// Senders tells which keys sign an author's mail. *keystore.Cache is one, before
+// a keystore.SenderStore.
+type Senders interface {
+	// Sender returns which keys sign the mail of the author with the address. The
+	// error is as with keystore.SenderStore.
+	Sender(ctx context.Context, address string) (*keystore.Sender, error)
+
+	// CachedSender is Sender when that needs no input or output; ok is false when
+	// it would.
+	CachedSender(address string) (s *keystore.Sender, err error, ok bool)
+}
+
 // Settings is all that decides about a message. A message keeps the settings
 // it began with; they are not changed once in use.
 type Settings struct {
@@ -31,6 +43,10 @@ type Settings struct {
 
 	// Keys are asked for the keys of the author domain. Required.
 	Keys Keys
+
+	// Senders is asked which keys those are. Nil: all active keys of the author
+	// domain.
+	Senders Senders
 
 	// Header and Body are the canonicalizations. Fields selects what is
 	// signed; nil means the default.

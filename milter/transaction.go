@@ -2,7 +2,6 @@ package milter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,9 +25,11 @@ type Result struct {
 
 	Rule      string   // the origin rule that matched
 	Row       string   // the row of the selector table, if there is one
+	SenderRow string   // what the row is about that the sender query has found
 	Reason    string   // in words
 	Author    string   // author domain
 	Domain    string   // signing domain, d=
+	Beside    []string // other domains that have signed, too
 	Unaligned bool     // Domain surely is of another organization than Author
 	Known     bool     // the keystore has Domain
 	Selectors []string // s=, as Fields
@@ -65,17 +66,11 @@ type Transaction struct {
 	outcomes   Outcomes
 	lifetime   time.Duration
 	candidates []policy.Candidate
+	sender     string // whom the keystore is asked about; then candidates are empty
 	decided    bool
 	cancel     context.CancelFunc
-	loading    chan loaded
+	loading    chan *loaded
 	ready      *loaded
-}
-
-// loaded is what the keystore has for the first candidate that has keys.
-type loaded struct {
-	candidate policy.Candidate
-	signing   *keystore.Signing
-	err       error
 }
 
 // Begin starts a message at MAIL. It returns nil, and the result, for mail
@@ -146,7 +141,7 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	if t.over != "" {
 		return t.refuse(OverLimit, t.over)
 	}
-	d := t.set.Rules.Decide(t.connection, policy.Message{Login: t.login, MailFrom: t.mailFrom, From: t.from, Fields: t.others})
+	d := t.set.Rules.Decide(t.connection, t.facts())
 	t.result.Author, t.result.Row = d.Author, d.RowName
 	if d.Row > 0 && d.Row <= len(t.set.Rows) {
 		t.useRow(&t.set.Rows[d.Row-1])
@@ -163,7 +158,7 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 		return t.badFrom(d.Reason)
 	}
 	t.result.Rule = d.Rule
-	t.candidates = d.Candidates
+	t.candidates, t.sender = d.Candidates, d.Sender
 	if t.set.Domain != "" {
 		t.candidates = []policy.Candidate{{Domain: t.set.Domain}}
 	}
@@ -172,20 +167,28 @@ func (t *Transaction) EndOfHeader(ctx context.Context) *Result {
 	}
 	t.held = nil
 
-	if t.ready = t.cached(); t.ready != nil {
+	if t.ready = t.find(ctx, false); t.ready != nil {
 		return t.signable()
 	}
 	ctx, t.cancel = context.WithTimeout(ctx, orDefault(t.set.KeyTimeout, DefaultKeyTimeout))
-	t.loading = make(chan loaded, 1)
+	t.loading = make(chan *loaded, 1)
 	go func() {
 		defer func() {
 			if p := recover(); p != nil {
-				t.loading <- loaded{candidate: t.candidates[0], err: fmt.Errorf("panic: %v", p)}
+				t.loading <- &loaded{candidates: t.candidates, err: fmt.Errorf("panic: %v", p)}
 			}
 		}()
-		t.loading <- t.load(ctx)
+		t.loading <- t.find(ctx, true)
 	}()
 	return nil
+}
+
+// facts are what the rules decide by.
+func (t *Transaction) facts() policy.Message {
+	return policy.Message{
+		Login: t.login, MailFrom: t.mailFrom, From: t.from, Fields: t.others,
+		AskSender: t.set.Senders != nil && t.set.Domain == "",
+	}
 }
 
 // reset makes the message ready for its fields.
@@ -222,83 +225,6 @@ func (t *Transaction) useRow(r *Row) {
 	}
 }
 
-// cached returns the keys of the first candidate that has some, nil if that
-// takes a look at the store.
-func (t *Transaction) cached() *loaded {
-	var first *loaded
-	for _, c := range t.candidates {
-		signing, err, ok := t.set.Keys.Cached(c.Domain)
-		if !ok {
-			return nil
-		}
-		l := &loaded{c, signing, err}
-		if l.hasKeys(t.set.Selector) {
-			return l
-		}
-		if first == nil {
-			first = l
-		}
-	}
-	return first
-}
-
-// load is cached with a look at the store. A candidate whose keys cannot be
-// read is not passed over for the next.
-func (t *Transaction) load(ctx context.Context) loaded {
-	var first *loaded
-	for _, c := range t.candidates {
-		signing, err := t.set.Keys.Signing(ctx, c.Domain)
-		l := &loaded{c, signing, err}
-		if l.hasKeys(t.set.Selector) {
-			return *l
-		}
-		if first == nil {
-			first = l
-		}
-	}
-	return *first
-}
-
-// hasKeys says whether the candidate is the one to sign, or to fail.
-func (l *loaded) hasKeys(only string) bool {
-	if l.err != nil {
-		return !errors.Is(l.err, keystore.ErrNotFound)
-	}
-	return len(l.broken(only)) > 0 || len(l.keys(only)) > 0
-}
-
-// keys returns the active keys that the candidate signs with.
-func (l *loaded) keys(only string) []keystore.SigningKey {
-	if only == "" && l.candidate.Selectors == nil {
-		return l.signing.Keys
-	}
-	var keys []keystore.SigningKey
-	for _, k := range l.signing.Keys {
-		if l.named(k.Selector, only) {
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
-// broken returns why active keys are missing that the candidate would sign with.
-// One of which the selector is not known may be any.
-func (l *loaded) broken(only string) []error {
-	var errs []error
-	for _, err := range l.signing.Broken {
-		var key *keystore.KeyError
-		if !errors.As(err, &key) || key.Selector == "" || l.named(key.Selector, only) {
-			errs = append(errs, err)
-		}
-	}
-	return errs
-}
-
-// named says whether the candidate signs with the selector.
-func (l *loaded) named(selector, only string) bool {
-	return (only == "" || only == selector) && (l.candidate.Selectors == nil || slices.Contains(l.candidate.Selectors, selector))
-}
-
 // Write takes a piece of the body.
 func (t *Transaction) Write(chunk []byte) (int, error) {
 	t.result.Bytes += int64(len(chunk))
@@ -318,15 +244,7 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 		return r
 	}
 
-	c := t.ready.candidate
-	signing := t.ready.keys(t.set.Selector)
-	keys, ed25519 := make([]signer.Key, 0, len(signing)), 0
-	for _, k := range signing {
-		keys = append(keys, signer.Key{Domain: c.Domain, Selector: k.Selector, Identity: c.Identity, Lifetime: t.lifetime, Signer: k.Signer})
-		if k.Algorithm == keystore.Ed25519 {
-			ed25519++
-		}
-	}
+	keys, rsa := t.signers()
 	if t.message.AlreadySigned(now, keys) {
 		return t.refuse(AlreadySigned, "our own signature on top is valid")
 	}
@@ -337,13 +255,39 @@ func (t *Transaction) End(ctx context.Context, now time.Time) *Result {
 	if err != nil {
 		return t.refuse(KeyUnusable, err.Error())
 	}
-	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, t.ready.broken(t.set.Selector)
-	t.result.RSA, t.result.Ed25519 = len(keys)-ed25519, ed25519
+	t.result.Signed, t.result.Fields, t.result.Broken = true, fields, t.ready.broken
+	t.result.RSA, t.result.Ed25519 = rsa, len(keys)-rsa
 	for _, k := range keys {
 		t.result.Selectors = append(t.result.Selectors, k.Selector)
+		if k.Domain != t.result.Domain && !slices.Contains(t.result.Beside, k.Domain) {
+			t.result.Beside = append(t.result.Beside, k.Domain)
+		}
 	}
 	t.result.Reason = "signed"
 	return &t.result
+}
+
+// signers returns the keys that sign, RSA first, and how many of these there are.
+func (t *Transaction) signers() (keys []signer.Key, rsa int) {
+	count := 0
+	for i := range t.ready.with {
+		count += len(t.ready.with[i].keys)
+	}
+	keys = make([]signer.Key, 0, count)
+	for _, ed25519 := range []bool{false, true} {
+		for i := range t.ready.with {
+			c := &t.ready.with[i]
+			for _, k := range c.keys {
+				if (k.Algorithm == keystore.Ed25519) == ed25519 {
+					keys = append(keys, signer.Key{Domain: c.candidate.Domain, Selector: k.Selector, Identity: c.candidate.Identity, Lifetime: t.lifetime, Signer: k.Signer})
+				}
+			}
+		}
+		if !ed25519 {
+			rsa = len(keys)
+		}
+	}
+	return keys, rsa
 }
 
 // Abort ends a message early. It waits for what was started, and may be called
@@ -357,8 +301,7 @@ func (t *Transaction) Abort() {
 
 func (t *Transaction) wait() {
 	if t.loading != nil {
-		l := <-t.loading
-		t.ready, t.loading = &l, nil
+		t.ready, t.loading = <-t.loading, nil
 	}
 }
 
@@ -372,50 +315,6 @@ func (t *Transaction) signable() *Result {
 		return t.badFrom(err.Error())
 	}
 	return nil
-}
-
-// usable says whether the loaded keys can sign; if not, it fills in the
-// result. Broken keys are made up for by an RSA key that signs, but not by
-// Ed25519 alone, which many verifiers do not know (RFC 8463, section 6).
-func (t *Transaction) usable() bool {
-	l := t.ready
-	t.result.Domain, t.result.Unaligned = l.candidate.Domain, l.candidate.Unaligned
-	t.result.Known = l.err == nil || errors.Is(l.err, keystore.ErrBroken)
-	switch {
-	case errors.Is(l.err, keystore.ErrNotFound):
-		t.refuse(NoKey, "the keystore has no domain "+t.tried())
-		return false
-	case errors.Is(l.err, keystore.ErrBroken):
-		t.refuse(KeyUnusable, l.err.Error())
-		return false
-	case l.err != nil:
-		t.refuse(StoreDown, l.err.Error())
-		return false
-	}
-	keys, broken := l.keys(t.set.Selector), l.broken(t.set.Selector)
-	rsa := slices.ContainsFunc(keys, func(k keystore.SigningKey) bool { return k.Algorithm != keystore.Ed25519 })
-	switch {
-	case len(broken) > 0 && !rsa:
-		t.refuse(KeyUnusable, errors.Join(broken...).Error())
-	case len(keys) > 0:
-		return true
-	case t.set.Selector != "":
-		t.refuse(NoKey, fmt.Sprintf("%s has no active key %s", t.result.Domain, t.set.Selector))
-	case l.candidate.Selectors != nil:
-		t.refuse(NoKey, fmt.Sprintf("%s has no active key among %s", t.result.Domain, strings.Join(l.candidate.Selectors, ", ")))
-	default:
-		t.refuse(NoKey, t.tried()+" has no active key")
-	}
-	return false
-}
-
-// tried names the candidates.
-func (t *Transaction) tried() string {
-	names := make([]string, len(t.candidates))
-	for i, c := range t.candidates {
-		names[i] = c.Domain
-	}
-	return strings.Join(names, " or ")
 }
 
 func (t *Transaction) refuse(c Cause, reason string) *Result {

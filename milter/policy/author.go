@@ -11,7 +11,7 @@ import (
 type author struct {
 	field  string   // its name
 	domain string   // lower-case A-labels
-	locals []string // local parts of its addresses as written; only when Rules.locals
+	locals []string // local parts of its addresses as written; only where they matter
 }
 
 // authorFields are the fields that can name the author domain instead of From,
@@ -53,14 +53,14 @@ func newAuthorFields(names []string) ([]string, error) {
 
 // author returns who answers for the message, and who stands in the From field,
 // which has to be sound in any case.
-func (r *Rules) author(m *Message) (a, from author, bad *AuthorError) {
+func (r *Rules) author(m *Message, collect bool) (a, from author, bad *AuthorError) {
 	from.field = fieldFrom
-	from.domain, from.locals, bad = readFrom(m.From, r.locals)
+	from.domain, from.locals, bad = readFrom(m.From, collect)
 	if bad != nil {
 		return a, from, bad
 	}
 	for _, name := range r.fields {
-		if a, err := readAuthorField(name, m.Fields[name], r.locals); err == nil {
+		if a, err := readAuthorField(name, m.Fields[name], collect); err == nil {
 			return a, from, nil
 		}
 	}

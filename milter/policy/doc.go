@@ -87,4 +87,17 @@
 // row that is switched off leaves mail unsigned. Who may not sign for a domain
 // is denied it, switched off or not. What a row has in place of general
 // settings is passed on.
+//
+// # The sender query
+//
+// Where the keystore is asked which keys sign an author's mail, those of its
+// answer are the author domain's own keys, and without an answer there are none.
+// It is asked about the author's address, and of several about the first. A
+// local part beyond ASCII or longer than mail allows is left out of the
+// question. All keys of the answer sign together, whatever their domains. A row
+// of the table that names a signing domain, selectors or an identity takes the
+// place of the question, unless it comes second to the author domain's own
+// keys. A row that comes second signs where the answer has no keys. Whatever
+// else a row has is passed on beside the answer. Nobody is asked about mail that
+// its sender may not sign, or that a row leaves unsigned.
 package policy

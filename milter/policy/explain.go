@@ -30,12 +30,14 @@ const (
 	StageOrigin     = "origin"     // whose mail is it
 	StageAuthor     = "author"     // for which domain
 	StageTable      = "table"      // which row
+	StageSender     = "sender"     // which keys does the keystore name for the author
 	StagePermission = "permission" // may the sender
 	StageSigning    = "signing"    // with which domain's keys
 )
 
 // Explain is Decide, and tells how it came to its decision. It stops where
-// Decide does: what was not asked has no step.
+// Decide does: what was not asked has no step. Without Message.Sender, where that
+// is wanted, the keystore counts as one that has not answered.
 func (r *Rules) Explain(c Connection, m Message) (Decision, []Step) {
 	d, p := r.decide(&c, &m)
 	e := explanation{rules: r, c: &c, m: &m, d: &d, p: &p}
@@ -45,6 +47,7 @@ func (r *Rules) Explain(c Connection, m Message) (Decision, []Step) {
 	}
 	if d.Verdict != NotOurs && d.Verdict != NotSignable {
 		e.table()
+		e.sender()
 		e.permission()
 		e.signing()
 	}
@@ -143,7 +146,11 @@ func (e *explanation) table() {
 			e.add(StageTable, "all other mail", false, "no row for it", `add a row for domain "*"`)
 		}
 	}
-	if m.row == nil {
+	switch {
+	case m.row == nil && e.m.AskSender:
+		e.add(StageTable, "none", true, a.domain+" has no row, so the sender query decides", "")
+		return
+	case m.row == nil:
 		e.add(StageTable, "none", true, a.domain+" has no row, so it signs for itself", "")
 		return
 	}
@@ -152,6 +159,25 @@ func (e *explanation) table() {
 		return
 	}
 	e.add(StageTable, m.row.name, true, "the most specific row", "")
+}
+
+// sender tells what the keystore has told of the author.
+func (e *explanation) sender() {
+	const rule, change = "sender query", "add a row for it to the tables of the keystore"
+	s := e.m.Sender
+	switch {
+	case !e.p.asked:
+	case s == nil:
+		e.add(StageSender, rule, false, "the keystore has not told which keys sign the mail of "+e.d.Sender, "")
+	case len(s.Keys) == 0:
+		e.add(StageSender, rule, false, s.none(e.d.Sender), change)
+	default:
+		names := make([]string, len(s.Keys))
+		for i, k := range s.Keys {
+			names[i] = k.Selector + " of " + k.Domain
+		}
+		e.add(StageSender, rule, true, "its row for "+s.Row+" names key "+strings.Join(names, " and "), "")
+	}
 }
 
 func (e *explanation) permission() {
@@ -194,6 +220,8 @@ func (e *explanation) signing() {
 		switch {
 		case len(e.d.Candidates) == 1:
 			b.WriteString("the one domain that may sign")
+		case c.Beside && i > 0:
+			b.WriteString("signs beside " + e.d.Domains[0])
 		case i == 0:
 			b.WriteString("signs if it has keys")
 		default:

@@ -109,6 +109,45 @@ no  permission: none: login "news" may not sign for example.net: it has no domai
 yes permission: row 1 (login news): the row lets the login sign as esp.example, whatever the author domain is
 yes signing: esp.example: the one domain that may sign, with selector a or b, for identity @esp.example; DMARC does not count it for example.net
 `},
+		{"a sender query that has not answered", Options{}, client("127.0.0.1"), from("ann@example.org").asking(), `
+no  origin: login: no login [log in]
+yes origin: network 127.0.0.0/8: client 127.0.0.1 is in network 127.0.0.0/8
+yes author: From: names example.org
+no  table: login: no login
+no  table: address: no row for an address in the From field [add a row for it]
+no  table: domain: no row for domain example.org [add a row for it]
+no  table: parent domain: no row for a domain above example.org that extends to what is below it [add a row with subdomains]
+no  table: all other mail: no row for it [add a row for domain "*"]
+yes table: none: example.org has no row, so the sender query decides
+no  sender: sender query: the keystore has not told which keys sign the mail of ann@example.org
+yes permission: no login: mail without a login may sign for any domain, since no grant is about its client
+`},
+		{"a sender query without a row", Options{Table: []Row{{Domain: "example.org"}}}, client("127.0.0.1"), from("ann@example.org").asking(&Sender{}), `
+no  origin: login: no login [log in]
+yes origin: network 127.0.0.0/8: client 127.0.0.1 is in network 127.0.0.0/8
+yes author: From: names example.org
+no  table: login: no login
+no  table: address: no row for an address in the From field [add a row for it]
+yes table: row 1 (domain example.org): the most specific row
+no  sender: sender query: the sender query has no row for ann@example.org [add a row for it to the tables of the keystore]
+yes permission: no login: mail without a login may sign for any domain, since no grant is about its client
+`},
+		{"a sender query with a row", Options{Table: []Row{{Domain: "*", SignAs: "hoster.example"}}}, client("127.0.0.1"), from("ann@a.example.org").asking(&Sender{Row: ".example.org",
+			Keys: []SenderKey{{"example.org", "s1", "@example.org"}, {"hoster.example", "s2", ""}}}), `
+no  origin: login: no login [log in]
+yes origin: network 127.0.0.0/8: client 127.0.0.1 is in network 127.0.0.0/8
+yes author: From: names a.example.org
+no  table: login: no login
+no  table: address: no row for an address in the From field [add a row for it]
+no  table: domain: no row for domain a.example.org [add a row for it]
+no  table: parent domain: no row for a domain above a.example.org that extends to what is below it [add a row with subdomains]
+yes table: row 1 (all other mail): the most specific row
+yes sender: sender query: its row for .example.org names key s1 of example.org and s2 of hoster.example
+yes permission: no login: mail without a login may sign for any domain, since no grant is about its client
+yes signing: example.org: signs if it has keys, with selector s1, for identity @example.org
+yes signing: hoster.example: signs beside example.org, with selector s2; DMARC does not count it for a.example.org
+yes signing: hoster.example: signs where example.org has no keys; DMARC does not count it for a.example.org
+`},
 		{"a list server", Options{AuthorFields: []string{"List-Post", "List-Id", "Sender"}, Table: []Row{{Domain: "*", SignAs: "hoster.example"}}}, client("127.0.0.1"), listed("ann@example.org", map[string][]string{"List-Id": {" <l.lists.example>"}}), `
 no  origin: login: no login [log in]
 yes origin: network 127.0.0.0/8: client 127.0.0.1 is in network 127.0.0.0/8
@@ -155,7 +194,7 @@ func checkExplained(t *testing.T, r *Rules, c Connection, m Message) {
 		t.Fatalf("%+v, %+v: Origin %+v, Decide %+v", c, m, o, want)
 	}
 	last := map[string]Step{}
-	stages := []string{StageOrigin, StageAuthor, StageTable, StagePermission, StageSigning}
+	stages := []string{StageOrigin, StageAuthor, StageTable, StageSender, StagePermission, StageSigning}
 	at := 0
 	signing := 0
 	for _, s := range list {
@@ -185,7 +224,7 @@ func checkExplained(t *testing.T, r *Rules, c Connection, m Message) {
 	case Excluded:
 		ok = ok && last[StageTable].Rule == want.RowName && signing == 0 && want.Row > 0
 	case Ours:
-		ok = ok && last[StageOrigin].Rule == want.Rule && last[StageAuthor].Rule == want.Field && signing > 0
+		ok = ok && last[StageOrigin].Rule == want.Rule && last[StageAuthor].Rule == want.Field && (signing > 0 || !last[StageSender].Matched && want.Sender != "")
 	}
 	for i, candidate := range want.Candidates {
 		ok = ok && candidate.Domain == want.Domains[i]
@@ -211,6 +250,7 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 			for _, login := range []string{"", "ann@a.example", "bob@b.example"} {
 				for _, c := range []Connection{{}, client("127.0.0.1"), client("192.0.2.1"), client("203.0.113.9")} {
 					checkExplained(t, r, c, b.message.by(login))
+					checkExplained(t, r, c, b.message.by(login).asking())
 				}
 			}
 		}

@@ -60,7 +60,26 @@ type Message struct {
 	// Fields holds the values of all fields that Rules.Fields lists, by name
 	// as there, in the form of From. Others in it are not looked at.
 	Fields map[string][]string
+
+	// AskSender says that the keystore tells which of its keys sign an author's
+	// mail. Sender is what it has told of Decision.Sender, nil before it is asked.
+	AskSender bool
+	Sender    *Sender
 }
+
+// Sender is which keys sign an author's mail, as the keystore tells.
+type Sender struct {
+	// Row is what its row is about: an address, a domain, or a pattern. Empty if
+	// there is none for the author.
+	Row string
+
+	// Keys sign, all of them.
+	Keys []SenderKey
+}
+
+// SenderKey names a key: signing domain (d=), selector, and the identity (i=),
+// which is within the domain or empty.
+type SenderKey struct{ Domain, Selector, Identity string }
 
 // Options configures Rules. The zero value works.
 type Options struct {
@@ -299,12 +318,21 @@ type Decision struct {
 	Field string
 
 	// Domains are the candidates for the signing domain (d=), most wanted
-	// first: the first one that has keys is to sign, alone. Never empty when
-	// Ours, empty otherwise.
+	// first: the first one that has keys is to sign, alone or with those beside
+	// it. When Ours they are empty only if the keystore is yet to be asked about
+	// Sender, or has told that no key signs, which Reason says. Empty otherwise.
 	Domains []string
 
 	// Candidates are Domains, each with what it signs with.
 	Candidates []Candidate
+
+	// Sender is the address, or "@" and the domain, of which the keystore has to
+	// be asked which keys sign. With the answer as Message.Sender, Decide decides.
+	// Empty when the decision does not depend on it.
+	Sender string
+
+	// SenderRow is Sender.Row of the answer, if that counts.
+	SenderRow string
 
 	// Row is the number of the row of Options.Table that was used, counted
 	// from 1, and RowName what it is called, such as "row news (address
@@ -329,6 +357,10 @@ type Candidate struct {
 	// Identity is the value of i=, within Domain. Empty leaves the tag out.
 	Identity string
 
+	// Beside says that it signs together with the candidate before it, and not in
+	// its place.
+	Beside bool
+
 	// Unaligned says that Domain and the domain of the From field surely
 	// belong to different organizations, so that no receiver counts the
 	// signature for DMARC.
@@ -348,6 +380,7 @@ type path struct {
 	author, from author
 	unsound      string // why there is no author, where a row counts all the same
 	match        match
+	asked        bool   // the keystore tells which keys sign
 	permit       permit // for author
 	permitFrom   permit // for from, where it was asked
 	dropped      string // candidate that this kept from signing
@@ -360,7 +393,7 @@ func (r *Rules) decide(c *Connection, m *Message) (d Decision, p path) {
 		return Decision{Verdict: NotOurs, Reason: o.Reason, Code: CodeNotOurs}, p
 	}
 	var bad *AuthorError
-	p.author, p.from, bad = r.author(m)
+	p.author, p.from, bad = r.author(m, r.locals || m.AskSender)
 	p.login = newLogin(m.Login)
 	if bad != nil {
 		reason := bad.Reason
@@ -402,7 +435,16 @@ func (r *Rules) decide(c *Connection, m *Message) (d Decision, p path) {
 		d.Verdict, d.Code, d.Reason = Excluded, CodeExcluded, row.excluded()
 		return d, p
 	}
-	d.Domains, d.Candidates = p.match.candidates(p.author, p.from.domain, p.permit.ok)
+	if m.AskSender && p.match.own(p.permit.ok) {
+		p.asked = true
+		d.Sender = p.author.sender()
+		if m.Sender == nil {
+			return d, p
+		}
+		r.fromSender(&d, &p, m.Sender)
+	} else {
+		d.Domains, d.Candidates = p.match.candidates(p.author, p.from.domain, p.permit.ok)
+	}
 	if p.author.field != fieldFrom {
 		r.keepFrom(c, &d, &p)
 	}
@@ -427,7 +469,7 @@ func (r *Rules) keepFrom(c *Connection, d *Decision, p *path) {
 		}
 	}
 	d.Domains, d.Candidates = domains, candidates
-	if len(domains) == 0 {
+	if p.dropped != "" && len(domains) == 0 {
 		d.Verdict, d.Code = Denied, CodeDenied
 		d.Reason = "a signature of " + p.dropped + " might count for the From field: " + r.permission.denied(c, p.login, p.from, p.permitFrom)
 	}

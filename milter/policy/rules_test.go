@@ -14,8 +14,14 @@ func summary(d Decision) string {
 	if d.Verdict != Ours {
 		return d.Verdict.String()
 	}
-	var list []string
-	for _, c := range d.Candidates {
+	if d.Candidates == nil && d.SenderRow == "" && !strings.HasPrefix(d.Reason, "the sender query") {
+		return "asks about " + d.Sender
+	}
+	if d.Candidates == nil {
+		return d.Reason
+	}
+	var b strings.Builder
+	for i, c := range d.Candidates {
 		s := c.Domain
 		if c.Selectors != nil {
 			s += " s=" + strings.Join(c.Selectors, ",")
@@ -23,9 +29,25 @@ func summary(d Decision) string {
 		if c.Identity != "" {
 			s += " i=" + c.Identity
 		}
-		list = append(list, s)
+		switch {
+		case i > 0 && c.Beside:
+			b.WriteString(" and ")
+		case i > 0:
+			b.WriteString(" or ")
+		}
+		b.WriteString(s)
 	}
-	return strings.Join(list, " or ")
+	return b.String()
+}
+
+// asking is a message of which the keystore is to be asked, and has been asked if
+// there is an answer.
+func (m Message) asking(answer ...*Sender) Message {
+	m.AskSender = true
+	if len(answer) > 0 {
+		m.Sender = answer[0]
+	}
+	return m
 }
 
 func from(s string) Message { return Message{From: []string{" " + s}} }
@@ -136,6 +158,15 @@ var sentenceRows = func() []sentenceRow {
 		s57 = "A row that is switched off leaves mail unsigned."
 		s58 = "Who may not sign for a domain is denied it, switched off or not."
 		s59 = "What a row has in place of general settings is passed on."
+
+		s61 = "Where the keystore is asked which keys sign an author's mail, those of its answer are the author domain's own keys, and without an answer there are none."
+		s62 = "It is asked about the author's address, and of several about the first."
+		s63 = "A local part beyond ASCII or longer than mail allows is left out of the question."
+		s64 = "All keys of the answer sign together, whatever their domains."
+		s65 = "A row of the table that names a signing domain, selectors or an identity takes the place of the question, unless it comes second to the author domain's own keys."
+		s66 = "A row that comes second signs where the answer has no keys."
+		s67 = "Whatever else a row has is passed on beside the answer."
+		s68 = "Nobody is asked about mail that its sender may not sign, or that a row leaves unsigned."
 	)
 
 	everything := rows(
@@ -175,6 +206,10 @@ var sentenceRows = func() []sentenceRow {
 		Row{Login: "only@esp.example", SignAs: "esp.example", Always: true},
 	)
 	newsletter.Permission.Grants = []Grant{{Login: "news@esp.example", Domains: []string{"customer.example"}}, {Login: "only@esp.example", Domains: []string{"customer.example"}}}
+
+	type key = SenderKey
+	answer := func(row string, keys ...SenderKey) *Sender { return &Sender{Row: row, Keys: keys} }
+	nothing := answer("")
 
 	return []sentenceRow{
 		{s01, "one rule of several", origin(OriginOptions{}), named("ORIGINATING"), ann, "example.org"},
@@ -403,6 +438,43 @@ var sentenceRows = func() []sentenceRow {
 		{s58, "another's address, which signs as a third", rows(Row{Address: "x@example.net", SignAs: "example.com"}), stranger, by("ann@example.org", "x@example.net"), "denied"},
 		{s58, "another's domain", rows(Row{Domain: "example.net", Disabled: true}), stranger, by("ann@example.org", "x@example.net"), "denied"},
 		{s59, "to the caller", rows(Row{Domain: "example.org", Overrides: Overrides{Canonicalization: "simple", Strict: true}}), loopback, ann, "example.org"},
+
+		{s61, "no answer yet", Options{}, loopback, ann.asking(), "asks about ann@example.org"},
+		{s61, "an answer", Options{}, loopback, ann.asking(answer("example.org", key{"example.org", "s1", ""})), "example.org s=s1"},
+		{s61, "of another domain", Options{}, loopback, ann.asking(answer("ann@example.org", key{"example.com", "s1", "@example.com"})), "example.com s=s1 i=@example.com"},
+		{s61, "none", Options{}, loopback, ann.asking(nothing), "the sender query has no row for ann@example.org"},
+		{s61, "not where it is not asked", Options{}, loopback, ann, "example.org"},
+		{s62, "in capitals", Options{}, loopback, from("Ann <Ann.B@Example.ORG>").asking(), "asks about ann.b@example.org"},
+		{s62, "in quotation marks", Options{}, loopback, from(`"ann"@example.org`).asking(), "asks about ann@example.org"},
+		{s62, "several", Options{}, loopback, from("bob@example.org, ann@example.org").asking(), "asks about bob@example.org"},
+		{s62, "of a domain beyond ASCII", Options{}, loopback, from("ann@bücher.example").asking(), "asks about ann@xn--bcher-kva.example"},
+		{s62, "of a list", fields("List-Id"), loopback, listed("ann@example.org", map[string][]string{"List-Id": {" <l.lists.example>"}}).asking(), "asks about @lists.example"},
+		{s62, "of a list's owner", fields("List-Owner"), loopback, listed("ann@example.org", map[string][]string{"List-Owner": {" <mailto:bob@lists.example>"}}).asking(), "asks about bob@lists.example"},
+		{s63, "beyond ASCII", Options{}, loopback, from("jürgen@example.org").asking(), "asks about @example.org"},
+		{s63, "longer", Options{}, loopback, from(strings.Repeat("a", 65) + "@example.org").asking(), "asks about @example.org"},
+		{s63, "as long", Options{}, loopback, from(strings.Repeat("a", 64) + "@example.org").asking(), "asks about " + strings.Repeat("a", 64) + "@example.org"},
+		{s64, "of one domain", Options{}, loopback, ann.asking(answer("*", key{"example.org", "s1", ""}, key{"example.org", "s2", ""})), "example.org s=s1,s2"},
+		{s64, "of several", Options{}, loopback, ann.asking(answer("*", key{"example.org", "s1", ""}, key{"example.com", "s1", ""}, key{"example.org", "s2", ""}, key{"example.com", "s2", "@example.com"})),
+			"example.org s=s1,s2 and example.com s=s1 and example.com s=s2 i=@example.com"},
+		{s65, "a signing domain", rows(Row{Domain: "example.org", SignAs: "example.com"}), loopback, ann.asking(), "example.com"},
+		{s65, "selectors", rows(Row{Address: "ann@example.org", Selectors: []string{"x"}}), loopback, ann.asking(), "example.org s=x"},
+		{s65, "selectors, for a login", rows(Row{Login: "ann@example.org", Selectors: []string{"x"}}), stranger, by("ann@example.org", "ann@example.org").asking(), "example.org s=x"},
+		{s65, "an identity", rows(Row{Domain: "example.org", Identity: "address"}), loopback, ann.asking(), "example.org i=ann@example.org"},
+		{s65, "all other mail, always", rows(Row{Domain: "*", SignAs: "example.com", Always: true}), loopback, ann.asking(), "example.com"},
+		{s65, "what is below a domain, always", rows(Row{Domain: "example.org", Subdomains: true, Always: true}), loopback, from("x@a.example.org").asking(), "example.org"},
+		{s65, "nothing", rows(Row{Domain: "example.org", Overrides: Overrides{Strict: true}}), loopback, ann.asking(), "asks about ann@example.org"},
+		{s65, "nothing, for all other mail", rows(Row{Domain: "*"}), loopback, ann.asking(), "asks about ann@example.org"},
+		{s65, "all other mail, second", rows(Row{Domain: "*", SignAs: "example.com"}), loopback, ann.asking(), "asks about ann@example.org"},
+		{s65, "a login that may not use the domain's own", newsletter, stranger, by("news@esp.example", "x@foreign.example").asking(), "esp.example s=bulk i=@news.esp.example"},
+		{s66, "all other mail", rows(Row{Domain: "*", SignAs: "example.com", Selectors: []string{"x"}}), loopback, ann.asking(nothing), "example.com s=x"},
+		{s66, "beside an answer", rows(Row{Domain: "*", SignAs: "example.com"}), loopback, ann.asking(answer("*", key{"example.org", "s1", ""}, key{"example.net", "s1", ""})), "example.org s=s1 and example.net s=s1 or example.com"},
+		{s66, "what is below a domain", rows(Row{Domain: "example.org", Subdomains: true}), loopback, from("x@a.example.org").asking(nothing), "example.org"},
+		{s66, "a login", newsletter, stranger, by("news@esp.example", "x@customer.example").asking(nothing), "esp.example s=bulk i=@news.esp.example"},
+		{s67, "to the caller", rows(Row{Domain: "example.org", Overrides: Overrides{Strict: true}}), loopback, ann.asking(answer("*", key{"example.org", "s1", ""})), "example.org s=s1"},
+		{s68, "denied", Options{}, stranger, by("ann@example.org", "x@example.net").asking(), "denied"},
+		{s68, "excluded", rows(Row{Domain: "example.org", Disabled: true}), loopback, ann.asking(), "excluded"},
+		{s68, "denied by the answer", fields("Sender"), stranger, listed("x@example.net", map[string][]string{"Sender": {" ann@example.org"}}).by("ann@example.org").asking(answer("*", key{"example.net", "s1", ""})), "denied"},
+		{s68, "denied in part by the answer", fields("Sender"), stranger, listed("x@example.net", map[string][]string{"Sender": {" ann@example.org"}}).by("ann@example.org").asking(answer("*", key{"example.net", "s1", ""}, key{"example.org", "s1", ""})), "example.org s=s1"},
 	}
 }()
 

@@ -325,9 +325,13 @@ func within(d, of string) bool {
 // domain has.
 func unaligned(a, b string) bool { return lastTwo(a) != lastTwo(b) }
 
-// lastTwo returns the last two labels of a name, which has no less.
+// lastTwo returns the last two labels of a name. One from the keystore may have
+// less.
 func lastTwo(d string) string {
 	last := strings.LastIndexByte(d, '.')
+	if last < 0 {
+		return d
+	}
 	return d[strings.LastIndexByte(d[:last], '.')+1:]
 }
 
@@ -385,20 +389,7 @@ func (m match) allows() bool {
 // candidates returns the domains that may sign. Allowed says whether the sender
 // may sign for the author domain; from is the domain of the From field.
 func (m match) candidates(a author, from string, allowed bool) ([]string, []Candidate) {
-	var as string // what the row signs as, if not as the author domain
-	second := false
-	switch {
-	case m.level == levelParent:
-		second = !m.row.Always
-		as = m.row.Domain
-		if m.row.SignAs != "" {
-			as = m.row.SignAs
-		}
-	case m.row != nil:
-		second = !m.row.Always && (m.level == levelLogin || m.level == levelFallback)
-		as = m.row.SignAs
-	}
-
+	as, second := m.signAs()
 	var list [2]Candidate
 	n := 0
 	if as == "" {
@@ -421,6 +412,31 @@ func (m match) candidates(a author, from string, allowed bool) ([]string, []Cand
 		return room.domain[:], room.candidate[:]
 	}
 	return []string{list[0].Domain, list[1].Domain}, []Candidate{list[0], list[1]}
+}
+
+// own says whether the author's own keys may sign, which are those of the author
+// domain, unless the keystore tells. A row leaves that to them if it names
+// nothing to sign with, or comes second to them.
+func (m match) own(allowed bool) bool {
+	if m.row == nil {
+		return true
+	}
+	as, second := m.signAs()
+	return as == "" && m.row.Selectors == nil && m.row.Identity == "" || second && allowed
+}
+
+// signAs returns what the row signs as, empty if that is the author domain, and
+// whether it comes second to keys of the author domain.
+func (m match) signAs() (as string, second bool) {
+	switch {
+	case m.row == nil:
+		return "", false
+	case m.row.SignAs != "":
+		return m.row.SignAs, !m.row.Always && (m.level == levelParent || m.level == levelLogin || m.level == levelFallback)
+	case m.level == levelParent:
+		return m.row.Domain, !m.row.Always
+	}
+	return "", false
 }
 
 // identity returns the i= of a row for a signing domain.
