@@ -93,8 +93,17 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 			warn("the keystore does not answer; what is cached goes on signing, and no mail waits for it", err)
 		},
 	})
-	settings.Keys = cache
-	return &live{settings: settings, cache: cache, store: asked, engine: engine}, nil
+	l := &live{settings: settings, cache: cache, store: asked, engine: engine}
+	l.lookups(settings)
+	return l, nil
+}
+
+// lookups has messages ask the cache.
+func (l *live) lookups(settings *milter.Settings) {
+	settings.Keys = l.cache
+	if l.store.KnowsSenders() {
+		settings.Senders = l.cache
+	}
 }
 
 // buildSettings makes the settings of messages, without their keys.
@@ -416,7 +425,7 @@ func (a *app) loadConfig() (*decoded, error) {
 	d, err := readConfig(path, named)
 	if d != nil && a.keystore != "" {
 		d.Keystore.URL = a.keystore
-		d.Keystore.KeyQuery, d.Keystore.ListQuery = "", "" // which are about the other one
+		d.Keystore.KeyQuery, d.Keystore.ListQuery, d.Keystore.SenderQuery = "", "", "" // which are about the other one
 		d.flags["keystore.url"] = "--keystore"
 	}
 	return d, err

@@ -36,8 +36,8 @@ func openStoreAt(d *decoded, url string, warn func(what string, err error)) (_ k
 	if sqlstore.IsURL(url) {
 		return openSQL(d, url)
 	}
-	if url == d.Keystore.URL && d.Keystore.KeyQuery+d.Keystore.ListQuery != "" {
-		return nil, "leave key_query and list_query out", errors.New("only a database can be asked by SQL")
+	if url == d.Keystore.URL && d.Keystore.KeyQuery+d.Keystore.ListQuery+d.Keystore.SenderQuery != "" {
+		return nil, "leave key_query, list_query and sender_query out", errors.New("only a database can be asked by SQL")
 	}
 	if kind := serverKind(url); kind != "" {
 		store, err := openServer(d, kind, url)
@@ -113,7 +113,7 @@ func openSQL(d *decoded, url string) (_ keystore.Store, remedy string, err error
 	}
 	queries := sqlstore.Queries{}
 	if url == d.Keystore.URL {
-		queries = sqlstore.Queries{Keys: d.Keystore.KeyQuery, List: d.Keystore.ListQuery}
+		queries = sqlstore.Queries{Keys: d.Keystore.KeyQuery, List: d.Keystore.ListQuery, Senders: d.Keystore.SenderQuery}
 	}
 	if sqlstore.HasPreset(url) || queries != (sqlstore.Queries{}) {
 		store, err := sqlstore.OpenForeign(url, queries, o)

@@ -153,6 +153,11 @@ func (a *app) check(ctx context.Context) *report {
 			return r
 		}
 	}
+	if s, ok := store.(keystore.SenderStore); ok && s.KnowsSenders() {
+		if _, err := s.Sender(ctx, "probe@waxseal-probe.invalid"); err != nil { // whatever the answer is
+			add("error", config.problem("keystore.sender_query", err, ""))
+		}
+	}
 	failed, err := a.eachDomainOrAll(ctx, store, nil, func(domain string) error {
 		errs := checkDomain(domain)
 		if len(errs) == 1 && errors.Is(errs[0], keystore.ErrNotFound) {

@@ -107,6 +107,17 @@ type KeystoreConfig struct {
 	// domain > ? ORDER BY domain LIMIT ?". Needs a restart.
 	ListQuery string `toml:"list_query"`
 
+	// The query that tells which of these keys sign an author's mail, where that
+	// is not simply those of the author's domain: "SELECT author, domain, selector
+	// FROM senders WHERE author IN (?)". A fourth column is the identity (i=). The
+	// ? stands for a list: of ann@mail.example.com it is ann@mail.example.com,
+	// mail.example.com, ann@.example.com, .example.com, ann@.com, .com, ann@* and
+	// *, as in OpenDKIM's signing table. All rows sign that have the first of these
+	// which any row has; without one, nothing does. The domain % is that of the
+	// author, and so is % in the identity. Rows [row.NAME] that name what signs go
+	// first. The preset opendkim has such a query. Needs a restart.
+	SenderQuery string `toml:"sender_query"`
+
 	// Accept key files, and an SQLite file, that their group can read, as those of
 	// a mounted secret are. Needs a restart.
 	GroupReadable bool `toml:"group_readable"`
@@ -127,8 +138,8 @@ type KeystoreConfig struct {
 	CacheDomains int `toml:"cache_domains"`
 
 	// How much memory they may take, as estimated from the kinds of their keys:
-	// 12 KiB for one of RSA-2048. The bound that is reached first counts. Needs a
-	// restart.
+	// 12 KiB for one of RSA-2048, and 1 KiB for an author with sender_query. The
+	// bound that is reached first counts. Needs a restart.
 	CacheBytes Size `toml:"cache_bytes"`
 }
 

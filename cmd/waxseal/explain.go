@@ -25,8 +25,10 @@ type explanation struct {
 type explained struct {
 	Signed    bool     `json:"signed"`
 	Domain    string   `json:"domain,omitempty"`
+	Beside    []string `json:"beside,omitempty"` // other domains that sign, too
 	Selectors []string `json:"selectors,omitempty"`
 	Row       string   `json:"row,omitempty"`
+	SenderRow string   `json:"sender_row,omitempty"` // what the row is about that the sender query has found
 	Cause     string   `json:"cause,omitempty"`
 	Action    string   `json:"action,omitempty"`
 	Reply     string   `json:"reply,omitempty"`
@@ -201,13 +203,19 @@ func explainMessage(ctx context.Context, settings *milter.Settings, connection p
 			}
 		}
 	}
+	facts.AskSender = settings.Senders != nil
+	if d := settings.Rules.Decide(connection, facts); d.Sender != "" {
+		if s, err := settings.Senders.Sender(ctx, d.Sender); err == nil {
+			facts.Sender = milter.PolicySender(s)
+		} // else the result says why
+	}
 	_, steps := settings.Rules.Explain(connection, facts)
 	if message.authorOnly {
 		settings = withoutRisks(settings)
 	}
 	r := signMessage(ctx, settings, connection, login, message, now)
 	e := explanation{Steps: steps, Result: explained{
-		Signed: r.Signed, Domain: r.Domain, Selectors: r.Selectors, Row: r.Row,
+		Signed: r.Signed, Domain: r.Domain, Beside: r.Beside, Selectors: r.Selectors, Row: r.Row, SenderRow: r.SenderRow,
 		Cause: string(r.Cause), Action: string(r.Action), Reason: r.Reason,
 	}}
 	if r.Code > 0 {
@@ -254,7 +262,7 @@ func (a *app) printExplanation(e explanation) error {
 	}
 	switch {
 	case r.Signed:
-		fmt.Fprintf(a.stdout, "signed as %s with %s\n", r.Domain, strings.Join(r.Selectors, " and "))
+		fmt.Fprintf(a.stdout, "signed as %s with %s\n", strings.Join(append([]string{r.Domain}, r.Beside...), " and "), strings.Join(r.Selectors, " and "))
 	case r.Reply != "":
 		fmt.Fprintf(a.stdout, "not signed (%s), and refused with %s\n", r.Reason, r.Reply)
 	default:

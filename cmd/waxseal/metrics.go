@@ -224,11 +224,11 @@ func liveCollectors(l *live) []prometheus.Collector {
 			func() float64 { return l.cache.Age().Seconds() }),
 		gauge("waxseal_keystore_down_seconds", "For how long the keystore has been known not to answer. 0 while it does.",
 			func() float64 { return l.cache.Down().Seconds() }),
-		gauge("waxseal_key_cache_entries", "Domains in memory, those that the keystore does not have included.",
+		gauge("waxseal_key_cache_entries", "Domains in memory, those that the keystore does not have included, and authors.",
 			func() float64 { return float64(l.cache.Stats().Entries) }),
 		counter("waxseal_key_cache_hits_total", "Lookups of a domain's keys answered from memory.",
 			func() uint64 { return l.cache.Stats().Hits }),
-		counter("waxseal_key_cache_loads_total", "Reads of a domain's keys from the keystore.",
+		counter("waxseal_key_cache_loads_total", "Reads of a domain's keys, or of what signs an author's mail, from the keystore.",
 			func() uint64 { return l.cache.Stats().Loads }),
 		counter("waxseal_key_cache_load_errors_total", "Reads of a domain's keys that went wrong.",
 			func() uint64 { return l.cache.Stats().LoadErrors }),
@@ -280,6 +280,19 @@ func (s *askedStore) Signing(ctx context.Context, name string) (*keystore.Domain
 		return s.note(store.Signing(ctx, name))
 	}
 	return s.Domain(ctx, name)
+}
+
+// KnowsSenders is the store's, if it knows of senders.
+func (s *askedStore) KnowsSenders() bool {
+	store, ok := s.Store.(keystore.SenderStore)
+	return ok && store.KnowsSenders()
+}
+
+// Sender is the store's, for one that knows of senders.
+func (s *askedStore) Sender(ctx context.Context, address string) (*keystore.Sender, error) {
+	sender, err := s.Store.(keystore.SenderStore).Sender(ctx, address)
+	_, err = s.note(nil, err)
+	return sender, err
 }
 
 func (s *askedStore) note(d *keystore.Domain, err error) (*keystore.Domain, error) {

@@ -132,7 +132,7 @@ func (r *reloader) reload(cause string, watched bool) {
 	changed := changedSettings(&r.config.Config, &config.Config)
 
 	// Nothing from here on can go wrong.
-	settings.Keys = r.live.cache
+	r.live.lookups(settings)
 	r.live.settings = settings
 	r.server.Use(settings)
 	r.live.cache.InvalidateAll()

@@ -106,6 +106,7 @@ func TestStoreCopy(t *testing.T) {
 func TestQueriesAreForDatabases(t *testing.T) {
 	c := newCLI(t)
 	c.without("[keystore]\nurl = \"dir:"+t.TempDir()+"\"\nkey_query = \"SELECT 1\"\n", "key list", exitFailed, "SQL", "key_query")
+	c.without("[keystore]\nurl = \"dir:"+t.TempDir()+"\"\nsender_query = \"SELECT 1\"\n", "key list", exitFailed, "SQL", "sender_query")
 	c.without("[keystore]\nurl = \"mysql://ann:hunter2@localhost/x\"\n", "key list", exitFailed, "password_file")
 }
 

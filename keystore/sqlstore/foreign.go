@@ -27,6 +27,16 @@ type Queries struct {
 	// List returns up to LIMIT ? domains that sort after the first ?.
 	List string
 
+	// Senders, if there is such a query, returns which of these keys sign the mail
+	// of an author: the author as the row has it, the domain, the selector as in
+	// Keys, and if there is a fourth column the identity (i=). Each ? stands for a list, as in
+	// "author IN (?)": of ann@mail.example.com it is ann@mail.example.com,
+	// mail.example.com, ann@.example.com, .example.com, ann@.com, .com, ann@* and
+	// *. All rows count that have the first of these that any row has; what they
+	// have is compared without regard to case. The domain % is the author's, and %
+	// in an identity too.
+	Senders string
+
 	// prefix stands before each selector.
 	prefix string
 }
@@ -34,12 +44,14 @@ type Queries struct {
 // presets are the layouts of programs that are known. What they have in common
 // is that every key signs.
 var presets = map[string]Queries{
-	// OpenDKIM's tables as Postfixadmin fills them: a row of dkim_signing leads to
-	// the key. Rows that are about one address are left out, since the key would
-	// sign for the whole domain.
+	// OpenDKIM's tables as Postfixadmin fills them: a row of dkim_signing is about
+	// an author, and leads to the key. A key with the domain % signs as the
+	// author's, and gives way to one of that domain.
 	"opendkim": {
-		Keys: `SELECT DISTINCT k.selector, k.private_key FROM dkim k JOIN dkim_signing s ON s.dkim_id = k.id WHERE k.domain_name = ? AND s.author NOT LIKE '%@%'`,
-		List: `SELECT DISTINCT k.domain_name FROM dkim k JOIN dkim_signing s ON s.dkim_id = k.id WHERE k.domain_name > ? AND s.author NOT LIKE '%@%' ORDER BY 1 LIMIT ?`,
+		Keys: `SELECT k.selector, k.private_key FROM dkim k WHERE EXISTS (SELECT 1 FROM dkim_signing s WHERE s.dkim_id = k.id) AND (k.domain_name = ? ` +
+			`OR k.domain_name = '%' AND NOT EXISTS (SELECT 1 FROM dkim o JOIN dkim_signing s ON s.dkim_id = o.id WHERE o.domain_name = ? AND o.selector = k.selector))`,
+		List:    `SELECT DISTINCT k.domain_name FROM dkim k WHERE k.domain_name > ? AND EXISTS (SELECT 1 FROM dkim_signing s WHERE s.dkim_id = k.id) ORDER BY 1 LIMIT ?`,
+		Senders: `SELECT s.author, k.domain_name, k.selector FROM dkim_signing s JOIN dkim k ON k.id = s.dkim_id WHERE s.author IN (?)`,
 	},
 	// Modoboa's own view. The path is empty until a job of Modoboa has made the key.
 	"modoboa": {
@@ -64,6 +76,21 @@ var presets = map[string]Queries{
 	},
 }
 
+// ofURL are the queries of the URL's preset, with those given in their place.
+func (q Queries) ofURL(s *source) (Queries, error) {
+	if s.preset == "" {
+		return q, nil
+	}
+	if q.Keys+q.List != "" {
+		return q, errors.New("want either preset or queries")
+	}
+	p := presets[s.preset]
+	if q.Senders != "" {
+		p.Senders = q.Senders
+	}
+	return p, nil
+}
+
 // HasPreset reports whether OpenForeign is what takes such a URL.
 func HasPreset(url string) bool {
 	s, err := parseURL(url)
@@ -77,12 +104,14 @@ func HasPreset(url string) bool {
 type Foreign struct {
 	*database
 	keys, list string
-	params     int // of keys
+	params     int    // of keys
+	senders    string // with ?, as their number depends on the author
 	prefix     string
 }
 
 var (
 	_ keystore.SigningStore = (*Foreign)(nil)
+	_ keystore.SenderStore  = (*Foreign)(nil)
 	_ keystore.Reporter     = (*Foreign)(nil)
 )
 
@@ -93,16 +122,16 @@ func OpenForeign(url string, q Queries, opts Options) (*Foreign, error) {
 	if err != nil {
 		return nil, err
 	}
-	if q.Keys == "" && q.List == "" {
-		q = presets[s.preset]
-	} else if s.preset != "" {
-		return nil, errors.New("want either preset or queries")
+	if q, err = q.ofURL(s); err != nil {
+		return nil, err
 	}
 	switch {
 	case !strings.Contains(q.Keys, "?"):
 		return nil, errors.New(`the query of keys has no ? for the domain; want one such as SELECT selector, private_key FROM keys WHERE domain = ?`)
 	case strings.Count(q.List, "?") != 2:
 		return nil, errors.New(`the query of domains wants two ?: SELECT domain FROM keys WHERE domain > ? ORDER BY domain LIMIT ?`)
+	case q.Senders != "" && !strings.Contains(q.Senders, "?"):
+		return nil, errors.New(`the query of senders has no ? for the author; want one such as SELECT author, domain, selector FROM senders WHERE author IN (?)`)
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = defaultTimeout
@@ -111,7 +140,8 @@ func OpenForeign(url string, q Queries, opts Options) (*Foreign, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Foreign{database: d, keys: d.bind(q.Keys), list: d.bind(q.List), params: strings.Count(q.Keys, "?"), prefix: q.prefix}, nil
+	d.foreign = true
+	return &Foreign{database: d, keys: d.bind(q.Keys), list: d.bind(q.List), params: strings.Count(q.Keys, "?"), senders: q.Senders, prefix: q.prefix}, nil
 }
 
 // Domain implements keystore.Store.

@@ -36,7 +36,7 @@ var layouts = []struct {
 			"INSERT INTO dkim (id, domain_name, selector, private_key) VALUES (1, 'example.com', 'default', 'P'), (2, 'example.com', 'older', 'P'), (3, 'one.example', 'default', 'P'), (4, 'all.example', 'Upper', 'P')",
 			"INSERT INTO dkim_signing (id, author, dkim_id) VALUES (1, 'example.com', 1), (2, '.example.com', 1), (3, 'ann@one.example', 3), (4, '*', 4)",
 		},
-		selectors: []string{"default"}, list: []string{"all.example", "example.com"}, absent: []string{"one.example", "example.net"},
+		selectors: []string{"default"}, list: []string{"all.example", "example.com", "one.example"}, absent: []string{"example.net"},
 	},
 	{
 		preset: "modoboa", places: "PostgreSQL MariaDB",
@@ -195,6 +195,9 @@ func TestFreeQueries(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
+		if s.KnowsSenders() {
+			t.Error("knows of senders without a query")
+		}
 		checkForeign(t, s, []string{"s1"}, []string{"bad.example", "example.com"}, nil)
 		d, err := s.Domain(t.Context(), "bad.example")
 		if err != nil || len(d.Keys) != 1 || d.Keys[0].Selector != "s2" || len(d.Unreadable) != 3 || !d.Unreadable[0].Active {

@@ -125,6 +125,7 @@ type database struct {
 	*dialect
 	db      *sql.DB
 	timeout time.Duration
+	foreign bool // the tables are another program's
 
 	// listen is how to make the connection that hears of changes, on
 	// PostgreSQL.
@@ -299,6 +300,8 @@ func (d *database) explain(ctx, bounded context.Context, what string, err error)
 		return fmt.Errorf("%s: %s: %w", what, d.product, ctx.Err())
 	case bounded.Err() != nil:
 		return fmt.Errorf("%s: %s: no answer within %v: %w", what, d.product, d.timeout, err)
+	case d.noTable(err) && d.foreign:
+		return fmt.Errorf("%s: %s: the preset or the query does not fit the tables: %w", what, d.product, err)
 	case d.noTable(err):
 		return fmt.Errorf("%s: %s: the tables of waxseal are missing or of another version; make them with \"waxseal store migrate\": %w", what, d.product, err)
 	case d.readOnly(err):

@@ -53,6 +53,7 @@ func TestParseURLRefuses(t *testing.T) {
 		{"mysql:///keys", "socket=PATH"},
 		{"mysql://db/keys?socket=/x", "either hosts"},
 		{"mysql://db/keys?socket=x", "absolute"},
+		{"mysql://db/keys?preset=exim", "want one of"},
 		{"mysql://db:0/keys", "HOST:PORT"},
 		{"mysql://db,/keys", "HOST:PORT"},
 		{"postgres://a'b/keys", "HOST:PORT"},
