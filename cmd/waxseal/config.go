@@ -99,8 +99,8 @@ type KeystoreConfig struct {
 	// returns the selector and the private key of each key of the domain ?, such
 	// as "SELECT selector, private_key FROM keys WHERE domain = ?". All keys are
 	// active, and nothing is changed. Programs that are known need none: the
-	// option "preset=opendkim" of the URL, or froxlor, ispconfig, modoboa or
-	// vexim, is enough. Needs a restart.
+	// option "preset=opendkim" of the URL, or froxlor, ispconfig, modoboa, postal
+	// or vexim, is enough. Needs a restart.
 	KeyQuery string `toml:"key_query"`
 
 	// And the query that lists domains: "SELECT DISTINCT domain FROM keys WHERE

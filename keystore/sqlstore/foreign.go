@@ -42,16 +42,23 @@ type Queries struct {
 }
 
 // presets are the layouts of programs that are known. What they have in common
-// is that every key signs.
+// is that every key signs. TABLES stands for the option table_prefix.
 var presets = map[string]Queries{
 	// OpenDKIM's tables as Postfixadmin fills them: a row of dkim_signing is about
 	// an author, and leads to the key. A key with the domain % signs as the
 	// author's, and gives way to one of that domain.
 	"opendkim": {
-		Keys: `SELECT k.selector, k.private_key FROM dkim k WHERE EXISTS (SELECT 1 FROM dkim_signing s WHERE s.dkim_id = k.id) AND (k.domain_name = ? ` +
-			`OR k.domain_name = '%' AND NOT EXISTS (SELECT 1 FROM dkim o JOIN dkim_signing s ON s.dkim_id = o.id WHERE o.domain_name = ? AND o.selector = k.selector))`,
-		List:    `SELECT DISTINCT k.domain_name FROM dkim k WHERE k.domain_name > ? AND EXISTS (SELECT 1 FROM dkim_signing s WHERE s.dkim_id = k.id) ORDER BY 1 LIMIT ?`,
-		Senders: `SELECT s.author, k.domain_name, k.selector FROM dkim_signing s JOIN dkim k ON k.id = s.dkim_id WHERE s.author IN (?)`,
+		Keys: `SELECT k.selector, k.private_key FROM TABLESdkim k WHERE EXISTS (SELECT 1 FROM TABLESdkim_signing s WHERE s.dkim_id = k.id) AND (k.domain_name = ? ` +
+			`OR k.domain_name = '%' AND NOT EXISTS (SELECT 1 FROM TABLESdkim o JOIN TABLESdkim_signing s ON s.dkim_id = o.id WHERE o.domain_name = ? AND o.selector = k.selector))`,
+		List:    `SELECT DISTINCT k.domain_name FROM TABLESdkim k WHERE k.domain_name > ? AND EXISTS (SELECT 1 FROM TABLESdkim_signing s WHERE s.dkim_id = k.id) ORDER BY 1 LIMIT ?`,
+		Senders: `SELECT s.author, k.domain_name, k.selector FROM TABLESdkim_signing s JOIN TABLESdkim k ON k.id = s.dkim_id WHERE s.author IN (?)`,
+	},
+	// Postal signs with a domain's key once it has seen its record, and names the
+	// selector after the setting dns.dkim_identifier: the option dkim_identifier.
+	"postal": {
+		Keys:   `SELECT dkim_identifier_string, dkim_private_key FROM domains WHERE name = ? AND dkim_status = 'OK'`,
+		List:   `SELECT DISTINCT name FROM domains WHERE name > ? AND dkim_status = 'OK' ORDER BY 1 LIMIT ?`,
+		prefix: "postal-",
 	},
 	// Modoboa's own view. The path is empty until a job of Modoboa has made the key.
 	"modoboa": {
@@ -76,6 +83,9 @@ var presets = map[string]Queries{
 	},
 }
 
+// tables is where a preset has the prefix of the tables' names.
+const tables = "TABLES"
+
 // ofURL are the queries of the URL's preset, with those given in their place.
 func (q Queries) ofURL(s *source) (Queries, error) {
 	if s.preset == "" {
@@ -85,8 +95,14 @@ func (q Queries) ofURL(s *source) (Queries, error) {
 		return q, errors.New("want either preset or queries")
 	}
 	p := presets[s.preset]
+	for _, query := range []*string{&p.Keys, &p.List, &p.Senders} {
+		*query = strings.ReplaceAll(*query, tables, s.tablePrefix)
+	}
 	if q.Senders != "" {
 		p.Senders = q.Senders
+	}
+	if s.dkimIdentifier != "" {
+		p.prefix = s.dkimIdentifier + "-"
 	}
 	return p, nil
 }

@@ -39,6 +39,14 @@ var layouts = []struct {
 		selectors: []string{"default"}, list: []string{"all.example", "example.com", "one.example"}, absent: []string{"example.net"},
 	},
 	{
+		preset: "postal&dkim_identifier=Mail", places: "MariaDB",
+		statements: []string{
+			"CREATE TABLE domains (id int NOT NULL AUTO_INCREMENT PRIMARY KEY, name varchar(255), verified_at datetime, dkim_private_key text, dkim_status varchar(255), dkim_identifier_string varchar(255), owner_type varchar(255), owner_id int)",
+			"INSERT INTO domains (name, verified_at, dkim_private_key, dkim_status, dkim_identifier_string) VALUES ('example.com', '2026-11-22 10:20:30', 'P', 'OK', 'ABCDEF'), ('example.com', NULL, 'P', 'Missing', 'GHIJKL'), ('off.example', NULL, 'P', NULL, 'MNOPQR')",
+		},
+		selectors: []string{"mail-abcdef"}, list: []string{"example.com"}, absent: []string{"off.example"},
+	},
+	{
 		preset: "modoboa", places: "PostgreSQL MariaDB",
 		statements: []string{
 			"CREATE TABLE admin_domain (id int NOT NULL PRIMARY KEY, name varchar(100) NOT NULL, enable_dkim boolean NOT NULL, dkim_key_selector varchar(30) NOT NULL, dkim_private_key_path varchar(254) NOT NULL)",

@@ -11,8 +11,9 @@ import (
 	"waxseal/keystore/sqlstore"
 )
 
-// opendkimTables are as Postfixadmin makes them.
-func opendkimTables(key string) []string {
+// opendkimTables are as Postfixadmin makes them, with another prefix if it is
+// told to.
+func opendkimTables(prefix, key string) []string {
 	statements := []string{
 		"CREATE TABLE dkim (id int NOT NULL PRIMARY KEY, domain_name varchar(255) NOT NULL, description varchar(255), selector varchar(63) NOT NULL DEFAULT 'default', private_key text, public_key text)",
 		"CREATE TABLE dkim_signing (id int NOT NULL PRIMARY KEY, author varchar(255) NOT NULL DEFAULT '', dkim_id int NOT NULL)",
@@ -23,7 +24,7 @@ func opendkimTables(key string) []string {
 			"(6, 'sub.example.com', 5), (7, 'bob@.example.com', 8), (8, 'carl@*', 6), (9, 'ann@example.com', 4), (10, 'ann@example.com', 1), (11, 'eve@example.com', 9), (12, 'eve@example.com', 1), (13, 'mallory@example.com', 9), (14, 'zo\u00eb@example.com', 3)",
 	}
 	for i := range statements {
-		statements[i] = strings.ReplaceAll(statements[i], "'P'", "'"+key+"'")
+		statements[i] = strings.NewReplacer("dkim ", prefix+"dkim ", "dkim_signing ", prefix+"dkim_signing ", "'P'", "'"+key+"'").Replace(statements[i])
 	}
 	return statements
 }
@@ -81,10 +82,13 @@ func TestSendersAreFoundAsOpenDKIMFindsThem(t *testing.T) {
 		{"zoe@a b", "author zoe@a b: no address"},
 	}
 	servers(t, func(t *testing.T, p place) {
-		{
+		for _, prefix := range []string{"", "pfa_"} {
 			u, _ := p.url(t, "")
-			execute(t, p.direct(t, u), opendkimTables(key)...)
+			execute(t, p.direct(t, u), opendkimTables(prefix, key)...)
 			u += "&preset=opendkim"
+			if prefix != "" {
+				u += "&table_prefix=" + prefix
+			}
 			s, err := sqlstore.OpenForeign(u, sqlstore.Queries{}, sqlstore.Options{})
 			if err != nil {
 				t.Fatal(err)

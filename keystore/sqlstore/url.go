@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"waxseal/keystore"
 )
 
 const (
@@ -36,6 +38,8 @@ type source struct {
 	searchPath          string
 	transactionPooler   bool
 	preset              string
+	tablePrefix         string
+	dkimIdentifier      string
 	socketPath          string
 }
 
@@ -64,6 +68,8 @@ var options = map[string]string{
 	"search_path":          "postgres",
 	"pooler":               "postgres",
 	"preset":               "postgres mysql",
+	"table_prefix":         "postgres mysql",
+	"dkim_identifier":      "postgres mysql",
 }
 
 // parseURL reads a URL strictly. No error quotes what might be a password.
@@ -170,6 +176,12 @@ func (s *source) readOptions(query string) error {
 	if (s.cert == "") != (s.key == "") {
 		return errors.New("sslcert and sslkey belong together")
 	}
+	if s.tablePrefix != "" && !strings.Contains(presets[s.preset].Keys, tables) {
+		return errors.New("option table_prefix: only preset=opendkim has one")
+	}
+	if s.dkimIdentifier != "" && s.preset != "postal" {
+		return errors.New("option dkim_identifier: only preset=postal has one")
+	}
 	return nil
 }
 
@@ -223,6 +235,16 @@ func (s *source) set(name, value string) error {
 	case "preset":
 		s.preset = value
 		return word(slices.Sorted(maps.Keys(presets))...)
+	case "table_prefix":
+		s.tablePrefix = value
+		if strings.ContainsFunc(value, func(c rune) bool {
+			return c != '_' && c != '.' && (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9')
+		}) {
+			return errors.New("want letters, digits and underscores")
+		}
+	case "dkim_identifier":
+		s.dkimIdentifier = strings.ToLower(value)
+		return keystore.ValidSelector(s.dkimIdentifier)
 	case "pooler":
 		s.transactionPooler = true
 		return word("transaction")
