@@ -6,19 +6,16 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"testing"
-	"time"
 
 	"waxseal/keystore"
 	"waxseal/keystore/sqlstore"
 	"waxseal/keystore/storetest"
 )
 
-// few are enough to see that nothing walks over all domains. With
-// WAXSEAL_MILLION set it is a million, which takes minutes to fill.
-const few, million = 5_000, 1_000_000
+// few are more than any page has. A million are in the tests of the daemon.
+const few = 5_000
 
 // fill puts n domains with one active key into the tables, by SQL.
 func fill(t testing.TB, db *sql.DB, n int) {
@@ -72,37 +69,16 @@ func (p place) filled(t testing.TB, n int) (url string) {
 	return u
 }
 
-// Start-up, a lookup and a change cost the same however many domains there are.
 func TestManyDomains(t *testing.T) {
-	n := few
-	if os.Getenv("WAXSEAL_MILLION") != "" {
-		n = million
-	}
 	everywhere(t, func(t *testing.T, p place) {
-		u := p.filled(t, n)
-		name := func() string { return fmt.Sprintf("d%d.example", rand.N(n)) }
-		began := time.Now()
+		u := p.filled(t, few)
+		name := func() string { return fmt.Sprintf("d%d.example", rand.N(few)) }
 		s := openAt(t, u, sqlstore.Options{})
 		cache := keystore.NewCache(s, keystore.CacheOptions{})
 		defer cache.Close()
 		if got, err := cache.Signing(t.Context(), name()); err != nil || len(got.Keys) != 1 {
 			t.Fatal(got, err)
 		}
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("from the start to the first key: %v", took)
-		}
-		began = time.Now()
-		const lookups = 100
-		for range lookups {
-			if _, err := s.Signing(t.Context(), name()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		t.Logf("%d domains: a cold lookup takes %v", n, time.Since(began)/lookups)
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("%d cold lookups took %v", lookups, took)
-		}
-		began = time.Now()
 		d, err := s.Domain(t.Context(), name())
 		if err != nil {
 			t.Fatal(err)
@@ -115,10 +91,7 @@ func TestManyDomains(t *testing.T) {
 		if err != nil || len(names) != 10 {
 			t.Fatal(names, err)
 		}
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("a change and a page of names took %v", took)
-		}
-		if st, err := s.Status(t.Context()); err != nil || st.Domains != int64(n) || st.LastChanged != d.Name {
+		if st, err := s.Status(t.Context()); err != nil || st.Domains != few || st.LastChanged != d.Name {
 			t.Errorf("%+v, %v", st, err)
 		}
 	})

@@ -52,6 +52,14 @@ func startPostfixadmin(t *testing.T) *postfixadmin {
 	shared := &sqltest.Shared{Start: sqltest.PostgreSQL}
 	t.Cleanup(shared.Stop)
 	s := shared.Get(t)
+	p := &postfixadmin{connectPostgres(t, s), s, fmt.Sprintf("postgres://%s@%s/postgres?password_file=%s&preset=opendkim", s.User, s.Addr, s.PasswordFile)}
+	p.do(t, postfixadminTables)
+	return p
+}
+
+// connectPostgres connects to a server of our own without waxseal.
+func connectPostgres(t *testing.T, s *sqltest.Server) *sql.DB {
+	t.Helper()
 	password, err := os.ReadFile(s.PasswordFile)
 	if err != nil {
 		t.Fatal(err)
@@ -62,9 +70,7 @@ func startPostfixadmin(t *testing.T) *postfixadmin {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	p := &postfixadmin{db, s, fmt.Sprintf("postgres://%s@%s/postgres?password_file=%s&preset=opendkim", s.User, s.Addr, s.PasswordFile)}
-	p.do(t, postfixadminTables)
-	return p
+	return db
 }
 
 func (p *postfixadmin) do(t *testing.T, statements string, args ...any) {
