@@ -288,7 +288,7 @@ func (f *fleet) judgeMail() {
 			f.fault("%s signed with %s of %s, which there never was", m.letter.node.name, m.sig.selector, m.sig.domain)
 			continue
 		}
-		needed := k.Retired.Add(fleetGrace)
+		needed := k.Retired.Add(f.grace)
 		if !k.Retired.IsZero() && m.letter.got.Before(needed) && !m.at.Before(needed) {
 			continue
 		}

@@ -184,7 +184,7 @@ func (f *fleet) receive(n *fleetNode, domain, text string, began time.Time) {
 	f.later.Go(func() {
 		for range 2 {
 			select {
-			case <-time.After(rand.N(fleetGrace / 2)):
+			case <-time.After(rand.N(f.grace / 2)):
 			case <-f.over:
 			}
 			f.verify(l)

@@ -25,7 +25,7 @@ import (
 // The fleet trial: three daemons, each with its keeper, share a keystore on one
 // server and sign a stream of mail while keys are rotated, and while daemons and
 // the server are killed, cut off and paused at random. Its clock runs fast: DNS
-// remembers for a second to three, and mail is under way for fleetGrace.
+// remembers for a second to three, and mail is under way for half a minute.
 //
 // It holds the fleet to this. No mail leaves unsigned: a daemon that has signed
 // for a domain goes on doing so whatever becomes of the server, and one that has
@@ -35,15 +35,19 @@ import (
 // and no selector is given twice. In the end all nodes know the same, and sign
 // with new keys at once.
 const (
-	fleetGrace    = 20 * time.Second
 	fleetRefresh  = time.Second
 	fleetInterval = 2 * time.Second
 
 	// mostTrouble bounds one trouble, and mostApart how long troubles go on while a
 	// node has missed a rotation: one that has not reached the store for a whole
-	// grace period signs with keys whose records are gone.
+	// grace period signs with keys whose records are gone. A daemon may take 15 s
+	// to notice that the store answers again.
 	mostTrouble = 3 * time.Second
-	mostApart   = fleetGrace / 4
+	mostApart   = 5 * time.Second
+
+	// leastGrace lets a short trial, of few troubles, see the end of a grace period.
+	leastGrace = 20 * time.Second
+	mostGrace  = 30 * time.Second
 )
 
 // fleetTime is for how long there is trouble. WAXSEAL_FLEET sets another time,
@@ -88,7 +92,8 @@ type fleet struct {
 	t       *testing.T
 	dir     string
 	store   *fleetStore
-	keys    ks.Store // the same, past all proxies
+	grace   time.Duration // keeper.grace
+	keys    ks.Store      // the same, past all proxies
 	bind    *dnstest.BIND
 	servers []string // that receivers ask: the primary, the secondary, a resolver
 	config  string   // of commands
@@ -161,7 +166,7 @@ func (n *fleetNode) kill(t *testing.T) {
 func fleetTrial(t *testing.T, store *fleetStore) {
 	length, seed := fleetTime(t), fleetSeed(t)
 	t.Logf("WAXSEAL_FLEET=%v WAXSEAL_FLEET_SEED=%d", length, seed)
-	f := newFleet(t, store)
+	f := newFleet(t, store, max(leastGrace, min(length/4, mostGrace)))
 	for _, n := range f.nodes {
 		n.start(t)
 	}
@@ -212,10 +217,10 @@ func fleetTrial(t *testing.T, store *fleetStore) {
 }
 
 // newFleet makes a fleet with pending keys, none of whose daemons run.
-func newFleet(t *testing.T, store *fleetStore) *fleet {
+func newFleet(t *testing.T, store *fleetStore, grace time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{
-		t: t, dir: shortDir(t), store: store, kinds: map[string][]string{}, over: make(chan struct{}),
+		t: t, dir: shortDir(t), store: store, grace: grace, kinds: map[string][]string{}, over: make(chan struct{}),
 		uses: uses{first: map[use]time.Time{}, last: map[use]time.Time{}}, watch: watcher{seen: map[string]*ks.Domain{}},
 	}
 	var zones []dnstest.Zone
@@ -276,7 +281,7 @@ zones = ["%s"]
 server = %q
 tsig_key = %q
 ttl = "1s"
-`, f.store.url(store), fleetRefresh, f.dir, name, f.bind.Primary.Addr, fleetInterval, fleetGrace,
+`, f.store.url(store), fleetRefresh, f.dir, name, f.bind.Primary.Addr, fleetInterval, f.grace,
 		strings.Join(zones, `", "`), f.bind.Primary.Addr, f.bind.KeyFile("waxseal")), 0o644)
 }
 
