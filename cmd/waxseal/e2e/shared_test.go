@@ -6,6 +6,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -112,7 +113,7 @@ func (s *redisServer) start(t *testing.T) {
 		defer conn.Close()
 		fmt.Fprint(conn, "PING\r\n")
 		answer, _ := bufio.NewReader(conn).ReadString('\n')
-		return answer == "+PONG\r\n" // and not that it is still loading
+		return answer != "" && !strings.HasPrefix(answer, "-LOADING ") // it may want a password
 	})
 }
 
