@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"waxseal/keystore/sqlstore/sqltest"
 )
@@ -73,15 +77,21 @@ func millionInPostgreSQL(t *testing.T, dir string) millionStore {
 	shared := &sqltest.Shared{Start: sqltest.PostgreSQL}
 	t.Cleanup(shared.Stop)
 	s := shared.Get(t)
-	p := &postfixadmin{DB: connectPostgres(t, s)}
-	p.do(t, `ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'`)
-	p.do(t, `CHECKPOINT`)
+	p := connectPostgres(t, s)
+	do := func(statement string) {
+		t.Helper()
+		if _, err := p.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%v\n%s", err, statement)
+		}
+	}
+	do(`ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'`)
+	do(`CHECKPOINT`)
 	s.Kill()
 	if err := s.Begin(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "PostgreSQL answers again", func() bool { return p.PingContext(t.Context()) == nil })
-	p.do(t, `CREATE EXTENSION pg_stat_statements`)
+	do(`CREATE EXTENSION pg_stat_statements`)
 	url := fmt.Sprintf("postgres://%s@%s/postgres?password_file=%s", s.User, s.Addr, s.PasswordFile)
 	command(t, "store", "migrate", "--keystore", url)
 	public, private := millionKey(t, dir)
@@ -99,7 +109,7 @@ func millionInPostgreSQL(t *testing.T, dir string) millionStore {
 			t.Fatalf("%v\n%.200s", err, statement)
 		}
 	}
-	p.do(t, `SELECT pg_stat_statements_reset()`)
+	do(`SELECT pg_stat_statements_reset()`)
 	return millionStore{url, func(t *testing.T) (statements, rows int) {
 		t.Helper()
 		row := p.QueryRowContext(t.Context(), `SELECT coalesce(sum(calls), 0), coalesce(sum(rows), 0) FROM pg_stat_statements WHERE query ~ 'waxseal_(domain|key|slot|history)'`)
@@ -108,6 +118,22 @@ func millionInPostgreSQL(t *testing.T, dir string) millionStore {
 		}
 		return statements, rows
 	}}
+}
+
+// connectPostgres connects to a server of our own without waxseal.
+func connectPostgres(t *testing.T, s *sqltest.Server) *sql.DB {
+	t.Helper()
+	password, err := os.ReadFile(s.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(s.User, strings.TrimSpace(string(password))), Host: s.Addr, Path: "postgres", RawQuery: "sslmode=disable"}
+	db, err := sql.Open("pgx", u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 // millionInSQLite fills a file. Python has the SQLite that is written in C, which

@@ -1,87 +1,16 @@
 package e2e
 
 import (
-	"database/sql"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	_ "github.com/jackc/pgx/v5/stdlib"
-
-	"waxseal/keystore/sqlstore/sqltest"
 )
 
-// postfixadminTables are those that Postfixadmin makes on PostgreSQL, as far as
-// they are about DKIM.
-const postfixadminTables = `
-CREATE TABLE domain (domain character varying(255) NOT NULL PRIMARY KEY);
-CREATE TABLE dkim (
-	id SERIAL PRIMARY KEY,
-	domain_name character varying(255) NOT NULL REFERENCES domain(domain) ON DELETE CASCADE,
-	description character varying(255) DEFAULT '',
-	selector character varying(63) NOT NULL DEFAULT 'default',
-	private_key text,
-	public_key text,
-	created timestamp with time zone DEFAULT now(),
-	modified timestamp with time zone DEFAULT now()
-);
-CREATE INDEX dkim_domain_name_description_idx ON dkim (domain_name, description);
-CREATE TABLE dkim_signing (
-	id SERIAL PRIMARY KEY,
-	author character varying(255) NOT NULL DEFAULT '',
-	dkim_id integer NOT NULL REFERENCES dkim(id) ON DELETE CASCADE,
-	created timestamp with time zone DEFAULT now(),
-	modified timestamp with time zone DEFAULT now()
-);
-CREATE INDEX dkim_signing_author_idx ON dkim_signing (author);
-`
-
-// postfixadmin is a Postfixadmin's database on a PostgreSQL of our own.
-type postfixadmin struct {
-	*sql.DB
-	server *sqltest.Server
-	url    string // with the preset
-}
-
-func startPostfixadmin(t *testing.T) *postfixadmin {
-	t.Helper()
-	shared := &sqltest.Shared{Start: sqltest.PostgreSQL}
-	t.Cleanup(shared.Stop)
-	s := shared.Get(t)
-	p := &postfixadmin{connectPostgres(t, s), s, fmt.Sprintf("postgres://%s@%s/postgres?password_file=%s&preset=opendkim", s.User, s.Addr, s.PasswordFile)}
-	p.do(t, postfixadminTables)
-	return p
-}
-
-// connectPostgres connects to a server of our own without waxseal.
-func connectPostgres(t *testing.T, s *sqltest.Server) *sql.DB {
-	t.Helper()
-	password, err := os.ReadFile(s.PasswordFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(s.User, strings.TrimSpace(string(password))), Host: s.Addr, Path: "postgres", RawQuery: "sslmode=disable"}
-	db, err := sql.Open("pgx", u.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
-}
-
-func (p *postfixadmin) do(t *testing.T, statements string, args ...any) {
-	t.Helper()
-	if _, err := p.ExecContext(t.Context(), statements, args...); err != nil {
-		t.Fatalf("%v\n%s", err, statements)
-	}
-}
-
 // take fills in the keys of a keystore, as Postfixadmin would make them.
-func (p *postfixadmin) take(t *testing.T, k *keystore) {
+func (a *postfixadmin) take(t *testing.T, k *keystore) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(k.dir, "*", "*.pem"))
 	if err != nil || len(files) == 0 {
@@ -93,18 +22,24 @@ func (p *postfixadmin) take(t *testing.T, k *keystore) {
 			t.Fatal(err)
 		}
 		domain, selector := filepath.Base(filepath.Dir(file)), strings.TrimSuffix(filepath.Base(file), ".pem")
-		p.do(t, `INSERT INTO domain VALUES ($1) ON CONFLICT DO NOTHING`, domain)
-		p.do(t, `INSERT INTO dkim (domain_name, selector, private_key) VALUES ($1, $2, $3)`, domain, selector, string(text))
+		a.do("INSERT INTO domain (domain) VALUES (?) ON CONFLICT DO NOTHING", domain)
+		a.addKey(domain, selector, string(text), "")
 	}
 }
 
-// sign adds a row to the signing table: the author, and a key as selector.domain.
-func (p *postfixadmin) sign(t *testing.T, author string, keys ...string) {
-	t.Helper()
+// signBy adds rows to the signing table: the author, and each key as selector.domain.
+func (a *postfixadmin) signBy(author string, keys ...string) {
+	a.t.Helper()
 	for _, key := range keys {
 		selector, domain, _ := strings.Cut(key, ".")
-		p.do(t, `INSERT INTO dkim_signing (author, dkim_id) SELECT $1, id FROM dkim WHERE domain_name = $2 AND selector = $3`, author, domain, selector)
+		a.sign(author, a.id("SELECT id FROM dkim WHERE domain_name = '"+domain+"' AND selector = '"+selector+"'"))
 	}
+}
+
+// url is that of a PostgreSQL, for its reader.
+func (a *postfixadmin) url(t *testing.T) string {
+	password := writeFile(t, filepath.Join(t.TempDir(), "password"), "PASSWORD\n", 0o600)
+	return fmt.Sprintf("postgres://reader@%s?password_file=%s&preset=opendkim", a.listen, password)
 }
 
 // A database that Postfixadmin fills signs as OpenDKIM's signing table says: for
@@ -116,17 +51,17 @@ func TestPostfixadminSignsAsItsSigningTableSays(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	keys := newKeystore(t, dir, "example.com", "sub.example.com", "example.org", "hoster.example")
-	p := startPostfixadmin(t)
+	p := startPostfixadmin(t, false)
 	p.take(t, keys)
-	p.sign(t, "example.com", "2026a.example.com", "2026b.example.com")
-	p.sign(t, ".example.com", "2026a.example.com")
-	p.sign(t, "ann@example.com", "2026a.example.com", "2026a.hoster.example")
-	p.sign(t, "bob@.example.com", "2026a.sub.example.com")
-	p.sign(t, "news@example.org", "2026a.example.org")
-	p.sign(t, "carl@*", "2026a.hoster.example")
+	p.signBy("example.com", "2026a.example.com", "2026b.example.com")
+	p.signBy(".example.com", "2026a.example.com")
+	p.signBy("ann@example.com", "2026a.example.com", "2026a.hoster.example")
+	p.signBy("bob@.example.com", "2026a.sub.example.com")
+	p.signBy("news@example.org", "2026a.example.org")
+	p.signBy("carl@*", "2026a.hoster.example")
 
 	socket := "unix:" + filepath.Join(dir, "milter.sock")
-	config := writeFile(t, filepath.Join(dir, "waxseal.toml"), fmt.Sprintf("[keystore]\nurl = %q\nrefresh = \"1s\"\n[listen.milter]\naddress = %q\n[log]\nformat = \"json\"\n", p.url, socket), 0o644)
+	config := writeFile(t, filepath.Join(dir, "waxseal.toml"), fmt.Sprintf("[keystore]\nurl = %q\nrefresh = \"1s\"\n[listen.milter]\naddress = %q\n[log]\nformat = \"json\"\n", p.url(t), socket), 0o644)
 	command(t, "check", "--config", config)
 	d := serve(t, daemonOptions{}, "--config", config)
 
@@ -205,13 +140,13 @@ func TestPostfixadminSignsAsItsSigningTableSays(t *testing.T) {
 	}
 
 	// A row more, for the domain of an author who had none.
-	p.sign(t, "example.org", "2026b.example.org", "2026a.example.org")
+	p.signBy("example.org", "2026b.example.org", "2026a.example.org")
 	eventually(t, "the new row is seen", func() bool {
 		_, m := ask("more", "zoe@example.org", "")
 		return len(m.signatures()) == 2
 	})
 	// And one less, for an author whose mail is under way all the time.
-	p.do(t, `DELETE FROM dkim_signing WHERE author = 'ann@example.com'`)
+	p.do(`DELETE FROM dkim_signing WHERE author = 'ann@example.com'`)
 	eventually(t, "the row that went is seen", func() bool {
 		_, m := ask("less", "ann@example.com", "")
 		s := m.signatures()
@@ -240,8 +175,8 @@ func TestPostfixadminSignsAsItsSigningTableSays(t *testing.T) {
 // What is wrong with the query is found before the first mail.
 func TestCheckTriesTheSenderQuery(t *testing.T) {
 	t.Parallel()
-	p := startPostfixadmin(t)
-	config := writeFile(t, filepath.Join(shortDir(t), "waxseal.toml"), fmt.Sprintf("[keystore]\nurl = %q\nsender_query = \"SELECT author, nosuch, selector FROM dkim_signing WHERE author IN (?)\"\n", p.url), 0o644)
+	p := startPostfixadmin(t, false)
+	config := writeFile(t, filepath.Join(shortDir(t), "waxseal.toml"), fmt.Sprintf("[keystore]\nurl = %q\nsender_query = \"SELECT author, nosuch, selector FROM dkim_signing WHERE author IN (?)\"\n", p.url(t)), 0o644)
 	out, _, code := tryCommand(t, "", nil, "check", "--config", config)
 	if code != 1 || !strings.Contains(out, "waxseal.toml:3: ") || !strings.Contains(out, "does not fit the tables") || !strings.Contains(out, "nosuch") {
 		t.Errorf("exit %d\n%s", code, out)

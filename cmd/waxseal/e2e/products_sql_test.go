@@ -19,6 +19,7 @@ import (
 // tables that DKIM is about, with what {AUTOINCREMENT} and the like become there.
 type postfixadmin struct {
 	t      *testing.T
+	server *sqltest.Server
 	db     *sql.DB
 	listen string // URL of the database, without user
 	mysql  bool
@@ -53,7 +54,7 @@ func startPostfixadmin(t *testing.T, isMySQL bool) *postfixadmin {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &postfixadmin{t: t, mysql: isMySQL}
+	a := &postfixadmin{t: t, server: server, mysql: isMySQL}
 	open := func(driver, dsn string) {
 		if a.db, err = sql.Open(driver, dsn); err != nil {
 			t.Fatal(err)
