@@ -47,11 +47,24 @@ func Generate(alg Algorithm) (crypto.Signer, error) {
 	return rsa.GenerateKey(rand.Reader, bits)
 }
 
+// Remote is a key whose private half is in another program, which signs with it
+// and never hands it out.
+type Remote interface {
+	crypto.Signer
+	Where() string // such as "Vault's transit engine at transit, as NAME"
+}
+
+// ErrRemote means that a private half cannot be had, since its key is Remote.
+var ErrRemote = errors.New("never leaves it")
+
 // MarshalPrivateKey returns the key as PKCS#8 in PEM. Only the standard
-// library's RSA and Ed25519 keys have that form.
+// library's RSA and Ed25519 keys have that form; the error is ErrRemote (wrapped)
+// for a Remote one.
 func MarshalPrivateKey(key crypto.Signer) ([]byte, error) {
-	switch key.(type) {
+	switch key := key.(type) {
 	case *rsa.PrivateKey, ed25519.PrivateKey:
+	case Remote:
+		return nil, fmt.Errorf("its private half is in %s, and %w", key.Where(), ErrRemote)
 	default:
 		return nil, fmt.Errorf("key of type %T has no PKCS#8 form", key)
 	}

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -152,3 +153,27 @@ func TestSelfTestFindsEveryFault(t *testing.T) {
 type unknownKey struct{ crypto.Signer }
 
 func (unknownKey) Public() crypto.PublicKey { return "a string" }
+
+// remoteKey is in another program.
+type remoteKey struct{ crypto.Signer }
+
+func (remoteKey) Where() string { return "a safe" }
+
+func TestRemoteKeyStaysWhereItIs(t *testing.T) {
+	key, err := Generate(Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, algorithm, _ := PublicBytes(key.Public())
+	row := Key{Selector: "a", Algorithm: algorithm, State: Active, Public: public,
+		Load: func(context.Context) (crypto.Signer, error) { return remoteKey{key}, nil }}
+	if err := SelfTest(remoteKey{key}, public); err != nil {
+		t.Errorf("it does not sign: %v", err)
+	}
+	if text, err := row.MarshalPrivate(t.Context(), "example.com", nil); !errors.Is(err, ErrRemote) || !strings.Contains(err.Error(), "a safe") || len(text) > 0 {
+		t.Errorf("%q, %v", text, err)
+	}
+	if _, err := MarshalPrivateKey(struct{ crypto.Signer }{key}); err == nil || errors.Is(err, ErrRemote) {
+		t.Errorf("another kind of key: %v", err)
+	}
+}

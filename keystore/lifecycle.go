@@ -73,6 +73,14 @@ func (d *Domain) add(k Key, w Warrant, what What) error {
 	return nil
 }
 
+// MayAdd reports why Add would refuse any key of the selector, or nil.
+func (d *Domain) MayAdd(selector string, w Warrant) error {
+	if _, err := d.free(selector, w); err != nil {
+		return fmt.Errorf("key %s.%s: %w", selector, d.Name, err)
+	}
+	return nil
+}
+
 // free refuses a selector that may not name a new key. place is the row in the
 // way that may be given up, or -1.
 func (d *Domain) free(selector string, w Warrant) (place int, err error) {

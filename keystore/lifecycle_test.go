@@ -133,6 +133,12 @@ func TestStepsRefuse(t *testing.T) {
 func TestAdd(t *testing.T) {
 	d := domainWith(Removed)
 	k := Key{Selector: "s0", Algorithm: Ed25519, Public: make([]byte, 32)}
+	if err := d.MayAdd("s0", Warrant{Now: noon}); err == nil || !strings.Contains(err.Error(), "s0.example.com") {
+		t.Errorf("the selector of a removed key may be added: %v", err)
+	}
+	if err := d.MayAdd("2026a", Warrant{Now: noon}); err != nil {
+		t.Error(err)
+	}
 	if err := d.Add(k, Warrant{Now: noon}); err == nil || !strings.Contains(err.Error(), "2026a") {
 		t.Errorf("the selector of a removed key: %v, want an error that names a free one", err)
 	}

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"time"
@@ -54,6 +55,37 @@ type StoreStatus struct {
 // reached.
 type Reporter interface {
 	Status(ctx context.Context) (StoreStatus, error)
+}
+
+// AnswerTimes says how long the store takes for the first answer, with making a
+// connection if there is none, and for the next. The error means that it does not
+// answer. It is for a Reporter to call.
+func AnswerTimes(ctx context.Context, s Store) (first, next time.Duration, err error) {
+	for _, took := range []*time.Duration{&first, &next} {
+		began := time.Now()
+		if _, err := s.Domain(ctx, probeName); !answered(err) {
+			return 0, 0, err
+		}
+		*took = time.Since(began)
+	}
+	return first, next, nil
+}
+
+// Generator is a Store that makes new keys itself, since their private halves are
+// to stay where it has them.
+type Generator interface {
+	// Generate makes a key for a row that Update will bring into the domain. A
+	// key whose Update fails is taken again by the next try, or in nobody's way.
+	Generate(ctx context.Context, domain, selector string, algorithm Algorithm) (crypto.Signer, error)
+}
+
+// NewKey makes a key for a new row of a domain in the store: the store makes it if
+// it is a Generator, else Generate does.
+func NewKey(ctx context.Context, s Store, domain, selector string, algorithm Algorithm) (crypto.Signer, error) {
+	if g, ok := s.(Generator); ok {
+		return g.Generate(ctx, domain, selector, algorithm)
+	}
+	return Generate(algorithm)
 }
 
 // CheckKeys looks for what is wrong with a domain of any store: rows that cannot

@@ -379,6 +379,45 @@ func TestRotateEvery(t *testing.T) {
 	}
 }
 
+// makingStore makes the keys itself.
+type makingStore struct {
+	keystore.Store
+	made map[string]crypto.Signer // by selector
+	err  error
+}
+
+func (s *makingStore) Generate(_ context.Context, domain, selector string, algorithm keystore.Algorithm) (crypto.Signer, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	key, err := keystore.Generate(algorithm)
+	s.made[selector+"."+domain] = key
+	return key, err
+}
+
+func TestStoreMakesTheKeyOfARotation(t *testing.T) {
+	w := newWorld(t)
+	w.addActive("a")
+	store := &makingStore{Store: w.store, made: map[string]crypto.Signer{}}
+	k := New(store, w.options)
+	store.err = errors.New("vault says no")
+	if made, err := k.Rotate(t.Context(), theDomain, false, ""); !errors.Is(err, store.err) || len(made) != 0 {
+		t.Errorf("made %q, %v", made, err)
+	}
+	w.want("a active")
+	store.err = nil
+	if _, err := k.Rotate(t.Context(), theDomain, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	key, ok := store.made["2026a."+theDomain]
+	if !ok {
+		t.Fatalf("the store made %v", store.made)
+	}
+	if err := keystore.SelfTest(key, w.key("2026a").Public); err != nil {
+		t.Errorf("the new row is not of the store's key: %v", err)
+	}
+}
+
 // A plan is looked at and not taken.
 func TestPlanChangesNothing(t *testing.T) {
 	w := newWorld(t).rules(keystore.Rules{RotateEvery: time.Hour})

@@ -144,7 +144,7 @@ func (t *taking) store(ctx context.Context, steps []keystore.Step) error {
 		var err error
 		switch s.Action {
 		case keystore.Create:
-			s.Selector, err = t.create(s, w)
+			s.Selector, err = t.create(ctx, s, w)
 		case keystore.Observe:
 			if !t.d.Observe(s.Selector, t.sights[s.Selector], w) {
 				continue
@@ -193,12 +193,12 @@ func (t *taking) store(ctx context.Context, steps []keystore.Step) error {
 }
 
 // create adds the key that a step asks for, and returns its selector.
-func (t *taking) create(s keystore.Step, w keystore.Warrant) (selector string, err error) {
+func (t *taking) create(ctx context.Context, s keystore.Step, w keystore.Warrant) (selector string, err error) {
 	selector, _ = t.d.NextSelector(t.now, t.grace)
 	if selector == "" {
 		return "", fmt.Errorf("domain %s: all slots are in use", t.d.Name)
 	}
-	private, err := keystore.Generate(s.Algorithm)
+	private, err := keystore.NewKey(ctx, t.keeper.store, t.d.Name, selector, s.Algorithm)
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,14 @@ import (
 	"waxseal/keystore"
 )
 
+// RunClients tests that of many clients that change the same domain at once each
+// loses nothing. Every store of the list is another client of the same, empty
+// store.
+func RunClients(t *testing.T, stores ...keystore.Store) {
+	createRace(t, stores...)
+	updateRace(t, stores...)
+}
+
 func conflicts(t *testing.T, s keystore.Store) {
 	d := create(t, s, "example.com", newKey(t, "a"))
 	stale, current := read(t, s, "example.com"), read(t, s, "example.com")
@@ -42,7 +50,7 @@ func conflicts(t *testing.T, s keystore.Store) {
 	}
 }
 
-func createRace(t *testing.T, s keystore.Store) {
+func createRace(t *testing.T, stores ...keystore.Store) {
 	const clients = 8
 	keys := make([]keystore.Key, clients)
 	errs := make([]error, clients)
@@ -52,7 +60,7 @@ func createRace(t *testing.T, s keystore.Store) {
 	var group sync.WaitGroup
 	for i := range clients {
 		group.Go(func() {
-			errs[i] = s.Update(t.Context(), &keystore.Domain{Name: "example.com", Keys: []keystore.Key{keys[i]}})
+			errs[i] = stores[i%len(stores)].Update(t.Context(), &keystore.Domain{Name: "example.com", Keys: []keystore.Key{keys[i]}})
 		})
 	}
 	group.Wait()
@@ -70,16 +78,16 @@ func createRace(t *testing.T, s keystore.Store) {
 	if winner < 0 {
 		t.Fatal("no client created the domain")
 	}
-	d := read(t, s, "example.com")
+	d := read(t, stores[0], "example.com")
 	if len(d.Keys) != 1 || string(d.Keys[0].Public) != string(keys[winner].Public) {
 		t.Error("the domain is not the winner's")
 	}
 	usable(t, &d.Keys[0])
 }
 
-func updateRace(t *testing.T, s keystore.Store) {
+func updateRace(t *testing.T, stores ...keystore.Store) {
 	const clients, steps = 6, 5
-	create(t, s, "example.com")
+	create(t, stores[0], "example.net")
 	versions := make(chan uint64, clients*steps)
 	var group sync.WaitGroup
 	for client := range clients {
@@ -87,10 +95,11 @@ func updateRace(t *testing.T, s keystore.Store) {
 		for i := range keys {
 			keys[i] = newKey(t, fmt.Sprintf("c%d-%d", client, i))
 		}
+		s := stores[client%len(stores)]
 		group.Go(func() {
 			for _, k := range keys {
 				for {
-					d, err := s.Domain(t.Context(), "example.com")
+					d, err := s.Domain(t.Context(), "example.net")
 					if err != nil {
 						t.Error(err)
 						return
@@ -118,7 +127,7 @@ func updateRace(t *testing.T, s keystore.Store) {
 		}
 		seen[v] = true
 	}
-	d := read(t, s, "example.com")
+	d := read(t, stores[0], "example.net")
 	if len(d.Keys) != clients*steps {
 		t.Errorf("%d keys after %d updates that each added one", len(d.Keys), clients*steps)
 	}
