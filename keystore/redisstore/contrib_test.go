@@ -62,7 +62,7 @@ func TestContribUsers(t *testing.T) {
 		}
 	}
 	for _, command := range [][]string{
-		{"HSET", "waxseal:domain:example.com", "version", "9"}, {"HDEL", "waxseal:domain:example.com", "domain"}, {"ZADD", "waxseal:domains", "0", "x"},
+		{"HSET", "waxseal:domain:example.com", "version", "9"}, {"HSET", "waxseal:last", "domain", "x"}, {"HDEL", "waxseal:domain:example.com", "domain"}, {"ZADD", "waxseal:domains", "0", "x"},
 		{"EVAL", "return 1", "0"},
 	} {
 		if answer, err := s.do(append([]string{"ACL", "DRYRUN", "waxseal_sign"}, command...)...).ToString(); err != nil || answer == "OK" {
@@ -100,6 +100,14 @@ func signsOnly(t *testing.T, keep, sign *Store) {
 	if names, err := sign.List(t.Context(), "", 10); err != nil || len(names) != 1 {
 		t.Errorf("%v, %v", names, err)
 	}
+	for _, s := range []*Store{keep, sign} {
+		if err := s.Beat(t.Context(), keystore.Node{Name: "mx1"}); err != nil {
+			t.Errorf("Beat: %v", err)
+		}
+		if st, err := s.Status(t.Context()); err != nil || st.Domains != 1 || st.LastChanged != "example.com" || len(st.Nodes) != 1 {
+			t.Errorf("Status: %+v, %v", st, err)
+		}
+	}
 	if errs := keystore.CheckKeys(t.Context(), sign, "example.com"); len(errs) > 0 {
 		t.Error(errs)
 	}
@@ -120,7 +128,7 @@ func signsOnly(t *testing.T, keep, sign *Store) {
 func TestContribUsersWithSentinel(t *testing.T) {
 	t.Parallel()
 	primary, options := contribUsers(t, "+role")
-	address := sentinel(t, primary)
+	address := sentinel(t, primary, primary.port)
 	watcher := &server{t: t, port: strings.TrimPrefix(address, "127.0.0.1:")}
 	watcher.must("ACL", "SETUSER", "guest", "on", ">another secret", "allchannels", "allkeys", "+@all")
 	watcher.must("ACL", "SETUSER", "default", "off")

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -21,13 +22,14 @@ import (
 	"waxseal/keystore/storetest"
 )
 
-// sentinel starts a Sentinel that looks after the primary by the name "mail".
-func sentinel(t *testing.T, primary *server) (address string) {
+// sentinel starts a Sentinel that looks after the primary, which is at that port
+// for all, by the name "mail".
+func sentinel(t *testing.T, primary *server, at string) (address string) {
 	t.Helper()
 	dir, port := t.TempDir(), freePort(t)
 	config := filepath.Join(dir, "sentinel.conf")
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor mail 127.0.0.1 %s 1\n"+
-		"sentinel down-after-milliseconds mail 500\nsentinel failover-timeout mail 3000\n", port, dir, primary.port)
+		"sentinel down-after-milliseconds mail 500\nsentinel failover-timeout mail 3000\n", port, dir, at)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +56,7 @@ func TestSentinelConformsAndFailsOver(t *testing.T) {
 	t.Parallel()
 	primary := start(t)
 	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port, "--repl-diskless-sync-delay", "0")
-	address := sentinel(t, primary)
+	address := sentinel(t, primary, primary.port)
 	url := "redis+sentinel://" + address + "/mail/1?replicas=1"
 	primary.await("replica", func() bool {
 		info, _ := primary.do("INFO", "replication").ToString()
@@ -125,6 +127,7 @@ func TestClusterConforms(t *testing.T) {
 	}
 	url := "redis+cluster://" + servers[0].address() + "," + servers[1].address()
 	t.Run("conforms", func(t *testing.T) { storetest.Run(t, fresh(url, Options{})) })
+	sharedByMany(t, url+"?prefix=many:", Options{}, "Redis Cluster")
 
 	// The watch hears of changes on every server.
 	store := open(t, url, Options{})
@@ -157,6 +160,57 @@ func TestClusterConforms(t *testing.T) {
 	}
 	if works == 0 {
 		t.Error("with one server of three gone no domain can be read")
+	}
+}
+
+// Behind a proxy that cuts connections: a primary that Sentinel names, and a
+// Cluster of one server, whose address is that of the proxy for all. Both are
+// restarted in the end.
+func TestFleetsWithCutConnections(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		serve func(t *testing.T, s *server, p *storetest.Proxy) (url string)
+	}{
+		{"Sentinel", func(t *testing.T, s *server, p *storetest.Proxy) string {
+			_, port, _ := net.SplitHostPort(p.Address)
+			return "redis+sentinel://" + sentinel(t, s, port) + "/mail"
+		}},
+		{"Cluster", func(t *testing.T, s *server, p *storetest.Proxy) string {
+			_, port, _ := net.SplitHostPort(p.Address)
+			s.kill()
+			s.args = append(s.args, "--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", port)
+			s.run()
+			s.must("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+			s.await("whole cluster", func() bool {
+				info, _ := s.do("CLUSTER", "INFO").ToString()
+				return strings.Contains(info, "cluster_state:ok")
+			})
+			return "redis+cluster://" + p.Address
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			p := storetest.NewProxy(t, "tcp", s.address())
+			url := test.serve(t, s, p)
+			store := open(t, url, Options{})
+			storetest.RunCuts(t, store, p)
+			before, err := store.Domain(t.Context(), "example.com")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.kill()
+			if _, err := store.Domain(t.Context(), "example.com"); err == nil || errors.Is(err, keystore.ErrNotFound) {
+				t.Errorf("with the server gone: %v", err)
+			}
+			s.run()
+			s.await("the domain after the restart", func() bool {
+				after, err := store.Domain(t.Context(), "example.com")
+				return err == nil && after.Version == before.Version
+			})
+			storetest.RunSlow(t, open(t, url+"?prefix=slow:", Options{}), p)
+		})
 	}
 }
 

@@ -24,6 +24,9 @@ import (
 //	                    something else of it
 //	    writes          marks of the last changes, to know them again
 //	PREFIXdomains       a sorted set of all names, with equal scores
+//	PREFIXnodes         a hash of the daemons that use the store, by name, each
+//	                    a keystore.Node in JSON
+//	PREFIXlast          a hash: which domain was changed last, and when
 //
 // A domain is one key, so that a change is atomic in a Cluster, too. Its name is
 // put into the sorted set before; one that is there without its hash is what a
@@ -65,6 +68,8 @@ for i = 6 + deleted, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i+1])
 return 1
 `, fieldVersion, fieldDomain, fieldWrites, keptWrites)
 
+var errMissing = errors.New("its private half is missing; restore it from a backup, or remove the key (waxseal key remove)")
+
 func (n *native) key(domain string) string { return n.prefix + "domain:" + domain }
 func (n *native) index() string            { return n.prefix + "domains" }
 
@@ -87,7 +92,7 @@ func (n *native) domain(ctx context.Context, c rueidis.Client, name string, priv
 				var err error
 				if stored, err = c.Do(ctx, c.B().Hget().Key(n.key(name)).Field(field).Build()).ToString(); err != nil {
 					if rueidis.IsRedisNil(err) {
-						return nil, errors.New("its private half is missing; restore it from a backup, or remove the key (waxseal key remove)")
+						return nil, errMissing
 					}
 					return nil, err
 				}
@@ -173,11 +178,12 @@ func (n *native) update(ctx context.Context, c rueidis.Client, d *keystore.Domai
 			return err
 		}
 	}
-	confirmed, err := n.send(ctx, c, d.Name, args)
+	confirmed, err := n.send(ctx, c, change, d.Name, args)
 	if err != nil {
 		return err
 	}
 	d.Version++
+	n.note(ctx, c, d.Name)
 	if confirmed < n.replicas {
 		return fmt.Errorf("saved as version %d, but only %d of %d replicas have it yet", d.Version, confirmed, n.replicas)
 	}
@@ -211,11 +217,12 @@ func (n *native) arguments(ctx context.Context, old, d *keystore.Domain) ([]stri
 	return append(append(args, gone...), set...), nil
 }
 
-// send sends a change until it is answered, since an answer that is lost on the
-// way tells nothing. confirmed is how many replicas have the change.
-func (n *native) send(ctx context.Context, c rueidis.Client, name string, args []string) (confirmed int, err error) {
+// send sends a script that changes a domain until it is answered, since an answer
+// that is lost on the way tells nothing. confirmed is how many replicas have the
+// change.
+func (n *native) send(ctx context.Context, c rueidis.Client, script, name string, args []string) (confirmed int, err error) {
 	try := func(core rueidis.CoreClient) error {
-		done, err := core.Do(ctx, core.B().Eval().Script(change).Numkeys(1).Key(n.key(name)).Arg(args...).Build()).AsInt64()
+		done, err := core.Do(ctx, core.B().Eval().Script(script).Numkeys(1).Key(n.key(name)).Arg(args...).Build()).AsInt64()
 		if err != nil {
 			return err
 		}

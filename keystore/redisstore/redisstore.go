@@ -78,12 +78,19 @@ type Options struct {
 	Wrap   func(domain, selector string, pem []byte) ([]byte, error)
 	Unwrap func(domain, selector string, stored []byte) ([]byte, error)
 
+	// Rewrap returns what is stored of a key as Wrap would have it now, and nil if
+	// it is that already. See Store.Rewrap.
+	Rewrap func(domain string, k *keystore.Key, stored []byte) ([]byte, error)
+
 	// SecretPath returns the path of the file that password_file and
 	// sentinel_password_file mean; nil takes them as paths.
 	SecretPath func(name string) (string, error)
 
 	// Timeout bounds every call. Default 5 seconds.
 	Timeout time.Duration
+
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 }
 
 // Store is a keystore.Store in Redis.
@@ -121,6 +128,9 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	opts.Timeout = cmp.Or(max(opts.Timeout, 0), defaultTimeout)
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	t, err := parseURL(url, opts.SecretPath)
 	if err != nil {
 		return nil, fmt.Errorf("key store in redis: %w", err)

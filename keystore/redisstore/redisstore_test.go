@@ -32,21 +32,26 @@ func TestSingleServerConforms(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	storetest.Run(t, fresh("redis://"+s.address()+"/3", Options{}))
+	sharedByMany(t, "redis://"+s.address()+"/4", Options{}, "Redis")
 }
 
 func TestUserOfAnACLConformsOnASocket(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	// No more than these are needed.
+	storetest.Run(t, fresh(limitedUser(t, start(t))))
+}
+
+// limitedUser makes a user who may do no more than is needed, with keys that begin
+// with t, and returns how to open a store of theirs.
+func limitedUser(t *testing.T, s *server) (url string, opts Options) {
+	t.Helper()
 	s.must("ACL", "SETUSER", "waxseal", "on", ">a secret", "resetchannels", "~t*", "-@all", "+@connection", "+client|tracking",
-		"+hmget", "+hget", "+hgetall", "+hset", "+hdel", "+zadd", "+zrangebylex", "+exists", "+eval", "+wait")
+		"+hmget", "+hget", "+hgetall", "+hset", "+hdel", "+zadd", "+zrangebylex", "+zcard", "+exists", "+eval", "+wait")
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("a secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	storetest.Run(t, fresh("redis+unix:///"+strings.TrimPrefix(filepath.Join(s.dir, "s"), "/")+"?password_file=x", Options{
-		SecretPath: func(string) (string, error) { return file, nil },
-	}))
+	return "redis+unix:///" + strings.TrimPrefix(filepath.Join(s.dir, "s"), "/") + "?password_file=x",
+		Options{SecretPath: func(string) (string, error) { return file, nil }}
 }
 
 func TestWrappedKeysConform(t *testing.T) {
@@ -199,7 +204,7 @@ func TestChangeSentTwiceIsMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.send(t.Context(), client, d.Name, args); err != nil {
+	if _, err := n.send(t.Context(), client, change, d.Name, args); err != nil {
 		t.Fatal(err)
 	}
 	other, err := store.Domain(t.Context(), d.Name)
@@ -210,7 +215,7 @@ func TestChangeSentTwiceIsMadeOnce(t *testing.T) {
 	if err := store.Update(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.send(t.Context(), client, d.Name, args); err != nil {
+	if _, err := n.send(t.Context(), client, change, d.Name, args); err != nil {
 		t.Errorf("the change that was made already: %v", err)
 	}
 	if got, err := store.Domain(t.Context(), d.Name); err != nil || got.Version != other.Version || got.Keys[0].Note != "second" {
