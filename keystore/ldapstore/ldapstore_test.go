@@ -162,6 +162,28 @@ func TestOpenDKIMSchema(t *testing.T) {
 	storetest.Lists(t, s, "example.com", "example.net")
 }
 
+func TestConforms(t *testing.T) {
+	names := append([]string{"example.com", "example.net"}, storetest.OddNames...)
+	for _, layout := range []string{"zimbra", "opendkim"} {
+		srv := start(t)
+		for i, name := range names {
+			text, _ := storetest.PrivateKey(t)
+			srv.add("dc="+name+",dc=mail", map[string][]string{"objectClass": {"domain", "DKIM"}, "dc": {name}, "DKIMActive": {"TRUE"},
+				"DKIMIdentity": {name}, "DKIMSelector": {fmt.Sprintf("s%d", i)}, "DKIMDomain": {name}, "DKIMKey": {text}})
+		}
+		s := open(t, srv.url(srv.address, layout))
+		storetest.RunReadOnly(t, s, names...)
+		st, err := s.Status(t.Context())
+		if err != nil || st.Kind != "LDAP, "+layout+"'s keys" || st.Domains != int64(len(names)) || st.Connect <= 0 || st.Latency <= 0 {
+			t.Errorf("status %+v, %v", st, err)
+		}
+		srv.kill()
+		if _, err := s.Status(t.Context()); err == nil {
+			t.Error("a server that is down has a status")
+		}
+	}
+}
+
 func TestLostConnectionsAndRestart(t *testing.T) {
 	srv := start(t)
 	text, _ := storetest.PrivateKey(t)

@@ -110,3 +110,20 @@ func TestOpenDKIMNgTables(t *testing.T) {
 	}
 	storetest.Lists(t, store, "example.com", "example.net", "file.example", "gone.example", "near.example", "other.example")
 }
+
+func TestOtherProductsKeysConform(t *testing.T) {
+	s := start(t)
+	names := append([]string{"example.com"}, storetest.OddNames...)
+	for _, name := range names {
+		text, _ := storetest.PrivateKey(t)
+		s.must("HSET", "DKIM_PRIV_KEYS", "dkim."+name, text)
+		s.must("HSET", "DKIM_SELECTORS", name, "dkim")
+		s.must("HSET", "DKIM_PUB_KEYS", name, "x")
+		s.must("SET", "dkim-key-table:"+name, name+":dkim:"+text)
+		s.must("SET", "dkim-signing-table:"+name, name)
+	}
+	url := "redis://" + s.address() + "?layout="
+	for _, layout := range []string{"mailcow", "rspamd&keys=DKIM_PRIV_KEYS&selector=dkim", "opendkim-ng"} {
+		storetest.RunReadOnly(t, open(t, url+layout, Options{}), names...)
+	}
+}
