@@ -50,13 +50,14 @@ var rooms = map[string]struct{ ours, modules []string }{
 	"waxseal/keystore/sqlstore": {ours: []string{"waxseal/keystore"}, modules: []string{
 		"github.com/jackc/pgx/v5", "github.com/go-sql-driver/mysql", "modernc.org/sqlite",
 	}},
-	"waxseal/keystore/sqlstore/sqltest": {},
-	"waxseal/keystore/dns/dnstest":      {modules: []string{"github.com/miekg/dns"}},
-	"waxseal/contrib/bench":             {modules: []string{"github.com/emersion/go-msgauth"}},
-	"waxseal/keystore/storetest":        {ours: []string{"waxseal/keystore"}},
-	"waxseal/keystore/redisstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/redis/rueidis"}},
-	"waxseal/keystore/vaultstore":       {ours: []string{"waxseal/keystore"}, modules: []string{"golang.org/x/net"}}, // A-labels of what Mailu has in U-labels
-	"waxseal/keystore/ldapstore":        {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/go-ldap/ldap/v3"}},
+	"waxseal/keystore/sqlstore/sqltest":     {},
+	"waxseal/keystore/dns/dnstest":          {modules: []string{"github.com/miekg/dns"}},
+	"waxseal/contrib/bench":                 {modules: []string{"github.com/emersion/go-msgauth"}},
+	"waxseal/keystore/storetest":            {ours: []string{"waxseal/keystore"}},
+	"waxseal/keystore/redisstore":           {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/redis/rueidis"}},
+	"waxseal/keystore/vaultstore/vaulttest": {},
+	"waxseal/keystore/vaultstore":           {ours: []string{"waxseal/keystore"}, modules: []string{"golang.org/x/net"}}, // A-labels of what Mailu has in U-labels
+	"waxseal/keystore/ldapstore":            {ours: []string{"waxseal/keystore"}, modules: []string{"github.com/go-ldap/ldap/v3"}},
 }
 
 func TestImportsFollowTheTable(t *testing.T) {

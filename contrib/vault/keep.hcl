@@ -13,9 +13,16 @@ path "secret/metadata/waxseal" {
   capabilities = ["list"]
 }
 
-# When a key is removed, what the engine keeps of former versions is destroyed.
+# When a key is removed, and by "store rewrap", what the engine keeps of former
+# versions is destroyed.
 path "secret/metadata/waxseal/*" {
   capabilities = ["read"]
+}
+
+# What "store status" tells of daemons and of the last change. Daemons that have
+# not been heard of for a week are deleted.
+path "secret/metadata/waxseal/status/*" {
+  capabilities = ["create", "read", "update", "delete", "list"]
 }
 
 path "secret/destroy/waxseal/*" {

@@ -14,6 +14,11 @@ path "secret/metadata/waxseal" {
   capabilities = ["list"]
 }
 
+# It says that it lives, for "store status".
+path "secret/metadata/waxseal/status/nodes/*" {
+  capabilities = ["create", "update"]
+}
+
 # With transit=transit in the URL.
 path "transit/sign/*" {
   capabilities = ["update"]

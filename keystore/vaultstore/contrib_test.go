@@ -2,67 +2,61 @@ package vaultstore
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"waxseal/keystore"
 	"waxseal/keystore/storetest"
+	"waxseal/keystore/vaultstore/vaulttest"
 )
 
-// policies are those of contrib/vault, before a fake Vault, by the token that has
-// them. They are understood as Vault does: the rule with the longest path counts.
+// policies are those of contrib/vault, by the token that has them. They are
+// understood as Vault does: the rule with the longest path counts.
 type policies struct {
-	fake *fakeVault
-
-	mu   sync.Mutex
+	fake *vaulttest.Server
 	of   map[string]map[string][]string // token → path → capabilities
 	used map[string]bool                // token, path and capability
 }
 
-func contribPolicies(t *testing.T) (*policies, *httptest.Server) {
-	p := &policies{fake: newFake(t), of: make(map[string]map[string][]string), used: make(map[string]bool)}
+func contribPolicies(t *testing.T) *policies {
+	p := &policies{fake: vaulttest.New(t), of: make(map[string]map[string][]string), used: make(map[string]bool)}
 	rule := regexp.MustCompile(`(?s)\npath "([^"]+)" \{\n  capabilities = \[([^\]]+)\]\n\}\n`)
 	for _, name := range []string{"sign", "keep"} {
-		text, err := os.ReadFile("../../contrib/vault/" + name + ".hcl")
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := contribPolicy(t, name)
 		p.of[name] = make(map[string][]string)
-		for _, m := range rule.FindAllStringSubmatch(string(text), -1) {
+		for _, m := range rule.FindAllStringSubmatch(text, -1) {
 			p.of[name][m[1]] = strings.Split(strings.ReplaceAll(m[2], `"`, ""), ", ")
 		}
-		if rest := regexp.MustCompile(`(?m)^#.*\n|^\n`).ReplaceAllString(rule.ReplaceAllString(string(text), "\n"), ""); rest != "" || len(p.of[name]) == 0 {
+		if rest := regexp.MustCompile(`(?m)^#.*\n|^\n`).ReplaceAllString(rule.ReplaceAllString(text, "\n"), ""); rest != "" || len(p.of[name]) == 0 {
 			t.Fatalf("%s.hcl has more than rules: %q", name, rest)
 		}
-		p.fake.tokens[name] = time.Now().Add(time.Hour)
+		p.fake.Tokens[name] = time.Now().Add(time.Hour)
 	}
-	server := httptest.NewServer(p)
-	t.Cleanup(server.Close)
-	return p, server
+	p.fake.Refuse = func(r *http.Request) bool {
+		path := strings.TrimPrefix(r.URL.Path, "/v1/")
+		return !strings.HasPrefix(path, "auth/token/") && !p.allow(r.Header.Get("X-Vault-Token"), path, p.capability(r, path))
+	}
+	return p
 }
 
-func (p *policies) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := strings.TrimPrefix(r.URL.Path, "/v1/")
-	if !strings.HasPrefix(path, "auth/token/") && !p.allow(r.Header.Get("X-Vault-Token"), path, p.capability(r, path)) {
-		refuse(w, 403, "permission denied")
-		return
+func contribPolicy(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../contrib/vault/" + name + ".hcl")
+	if err != nil {
+		t.Fatal(err)
 	}
-	p.fake.ServeHTTP(w, r)
+	return string(text)
 }
 
 // capability is what a request takes. Only what can tell whether something is
 // there already, of the paths that are used here, knows "create".
 func (p *policies) capability(r *http.Request, path string) string {
-	p.fake.mu.Lock()
-	defer p.fake.mu.Unlock()
-	secret, isSecret := strings.CutPrefix(path, "secret/data/")
+	secret, isSecret := strings.CutPrefix(strings.Replace(path, "/metadata/", "/data/", 1), "secret/data/")
 	key, isKey := strings.CutPrefix(path, "transit/keys/")
 	switch {
 	case r.URL.Query().Get("list") == "true":
@@ -71,15 +65,13 @@ func (p *policies) capability(r *http.Request, path string) string {
 		return "read"
 	case r.Method == "DELETE":
 		return "delete"
-	case isSecret && p.fake.v2[secret] == nil, isKey && !strings.Contains(key, "/") && p.fake.keys[key] == nil:
+	case isSecret && p.fake.KV2[secret] == nil, isKey && !strings.Contains(key, "/") && p.fake.Keys[key] == nil:
 		return "create"
 	}
 	return "update"
 }
 
 func (p *policies) allow(token, path, capability string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	best := ""
 	for rule := range p.of[token] {
 		if prefix, glob := strings.CutSuffix(rule, "*"); (path == rule || glob && strings.HasPrefix(path, prefix)) && len(rule) > len(best) {
@@ -96,13 +88,14 @@ func (p *policies) allow(token, path, capability string) bool {
 // TestContribPolicies has the keeper's token take keys through their life, and the
 // other one sign with them and change none. Each right is used.
 func TestContribPolicies(t *testing.T) {
-	p, server := contribPolicies(t)
+	p := contribPolicies(t)
+	now := time.Now().UTC().Truncate(time.Second)
 	store := func(token, options string) *Store {
 		file := filepath.Join(t.TempDir(), "token")
 		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return open(t, "vault+http://"+strings.TrimPrefix(server.URL, "http://")+"/secret/waxseal?token_file="+file+options, Options{})
+		return open(t, "vault+http://"+p.fake.Host()+"/secret/waxseal?token_file="+file+options, Options{Now: func() time.Time { return now }})
 	}
 	for _, options := range []string{"", "&transit=transit"} {
 		name := map[string]string{"": "example.com", "&transit=transit": "example.org"}[options]
@@ -153,7 +146,23 @@ func TestContribPolicies(t *testing.T) {
 			t.Error("the signing token has made a key")
 		}
 
-		now := time.Now().UTC().Truncate(time.Second)
+		for name, s := range map[string]*Store{"keep": keep, "sign": sign} {
+			for range 2 {
+				if err := s.Beat(t.Context(), keystore.Node{Name: name}); err != nil {
+					t.Errorf("%s: Beat: %v", name, err)
+				}
+			}
+		}
+		if st, err := keep.Status(t.Context()); err != nil || st.LastChanged != name || len(st.Nodes) != 2 {
+			t.Errorf("Status: %+v, %v", st, err)
+		}
+		if st, err := sign.Status(t.Context()); err != nil || st.Domains < 1 {
+			t.Errorf("Status: %+v, %v", st, err)
+		}
+		now = now.Add(nodeLife + time.Hour)
+		if err := keep.Beat(t.Context(), keystore.Node{Name: "keep"}); err != nil {
+			t.Errorf("Beat: %v", err)
+		}
 		k := &d.Keys[0]
 		for _, next := range []struct {
 			state keystore.State
@@ -163,8 +172,8 @@ func TestContribPolicies(t *testing.T) {
 			update()
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.fake.Mu.Lock()
+	defer p.fake.Mu.Unlock()
 	for token, rules := range p.of {
 		for rule, capabilities := range rules {
 			for _, c := range capabilities {

@@ -1,6 +1,7 @@
 package vaultstore
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -39,9 +40,10 @@ func (m *mailu) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !ok || r.Header.Get("X-Vault-Token") != "mailu":
 		w.WriteHeader(404)
 	case m.old && len(selectors) == 0:
-		refuse(w, 404, "unknown domain")
+		w.WriteHeader(404)
+		json.NewEncoder(w).Encode(object{"errors": []string{"unknown domain"}})
 	default:
-		reply(w, 200, object{"data": object{"selectors": selectors}})
+		json.NewEncoder(w).Encode(object{"data": object{"selectors": selectors}})
 	}
 }
 

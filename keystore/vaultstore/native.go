@@ -8,14 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
-	"time"
 
 	"waxseal/keystore"
 )
 
 // native is our own layout: a secret of version 2 for each domain, named after
-// it, whose version is the domain's.
+// it, whose version is the domain's. Besides, below status/, there are secrets
+// without versions, whose custom metadata are all they have: see status.go.
 type native struct {
 	kv      engine
 	transit *transit // nil: none
@@ -29,6 +30,10 @@ type domainSecret struct {
 	// Keys are the private halves by selector: PEM, or what Options.Wrap makes
 	// of it, or "transit:" and the name of a key in the transit engine.
 	Keys map[string]string `json:"keys,omitempty"`
+
+	// Gone are the names of keys in the transit engine that belong to nothing any
+	// more, and may not be deleted yet.
+	Gone []string `json:"gone,omitempty"`
 
 	// Writes are marks of the last changes, to know them again.
 	Writes []string `json:"writes"`
@@ -48,6 +53,8 @@ const (
 	// default, less room for what it adds.
 	maxSecretSize = 1<<20 - 16<<10
 )
+
+var errMissing = errors.New("its private half is missing; restore it from a backup, or remove the key (waxseal key remove)")
 
 func (n *native) domain(ctx context.Context, name string, private bool) (*keystore.Domain, error) {
 	d, s, _, err := n.read(ctx, name)
@@ -92,6 +99,7 @@ func (n *native) read(ctx context.Context, name string) (d *keystore.Domain, s *
 	raw, version, err := get[struct {
 		Domain json.RawMessage            `json:"domain"`
 		Keys   map[string]json.RawMessage `json:"keys"`
+		Gone   json.RawMessage            `json:"gone"`
 		Writes json.RawMessage            `json:"writes"`
 	}](ctx, &n.kv, name)
 	if err != nil {
@@ -104,8 +112,9 @@ func (n *native) read(ctx context.Context, name string) (d *keystore.Domain, s *
 		return nil, nil, version, err
 	}
 	d.Version = version
-	s = &domainSecret{Keys: make(map[string]string)}
+	s = &domainSecret{Domain: raw.Domain, Keys: make(map[string]string)}
 	_ = json.Unmarshal(raw.Writes, &s.Writes) // without them a change sent twice conflicts
+	_ = json.Unmarshal(raw.Gone, &s.Gone)     // without them nobody deletes these
 	for selector, value := range raw.Keys {
 		var text string
 		if json.Unmarshal(value, &text) == nil {
@@ -118,7 +127,7 @@ func (n *native) read(ctx context.Context, name string) (d *keystore.Domain, s *
 // parse makes a key of what is stored of it.
 func (n *native) parse(domain string, k *keystore.Key, stored string, ok bool) (crypto.Signer, error) {
 	if !ok {
-		return nil, errors.New("its private half is missing; restore it from a backup, or remove the key (waxseal key remove)")
+		return nil, errMissing
 	}
 	if name, ok := strings.CutPrefix(stored, inTransit); ok {
 		if n.transit == nil {
@@ -155,8 +164,8 @@ func (n *native) update(ctx context.Context, d *keystore.Domain) error {
 	if err := keystore.CheckUpdate(old, d); err != nil {
 		return err
 	}
-	gone, err := n.change(ctx, s, old, d)
-	if err != nil {
+	s.Gone = n.remains(ctx, s.Gone) // of an Update that did not come to it
+	if err := n.change(ctx, s, old, d); err != nil {
 		return err
 	}
 	version, err := n.write(ctx, d.Name, s, cas)
@@ -164,55 +173,80 @@ func (n *native) update(ctx context.Context, d *keystore.Domain) error {
 		return err
 	}
 	d.Version = version
-	if err := n.tidy(ctx, d, gone); err != nil {
+	n.note(ctx, d.Name)
+	if err := n.tidy(ctx, d, s.Gone); err != nil {
 		return fmt.Errorf("saved as version %d, but tidying up afterwards: %w", d.Version, err)
 	}
 	return nil
 }
 
-// change brings the secret up to date with d, but does not write it. It returns
-// the private halves that go.
-func (n *native) change(ctx context.Context, s *domainSecret, old, d *keystore.Domain) (gone []string, err error) {
+// change brings the secret up to date with d, but does not write it.
+func (n *native) change(ctx context.Context, s *domainSecret, old, d *keystore.Domain) (err error) {
 	if s.Domain, err = keystore.EncodeDocument(d); err != nil {
-		return nil, err
+		return err
 	}
 	if again, err := keystore.DecodeDocument(d.Name, s.Domain); err != nil || again.Whole() != nil {
-		return nil, fmt.Errorf("cannot be written: %w", errors.Join(err, again.Whole()))
+		return fmt.Errorf("cannot be written: %w", errors.Join(err, again.Whole()))
 	}
 	for i := range d.Keys {
 		k := &d.Keys[i]
 		if k.State != keystore.Removed && d.IsNew(old, k) {
 			if s.Keys[k.Selector], err = n.half(ctx, d.Name, k); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 	for selector, stored := range s.Keys {
 		if k := d.Key(selector); k == nil || k.State == keystore.Removed {
-			gone = append(gone, stored)
+			if name, ok := strings.CutPrefix(stored, inTransit); ok {
+				s.Gone = append(s.Gone, name)
+			}
 			delete(s.Keys, selector)
 		}
 	}
+	s.mark()
+	return nil
+}
+
+// mark marks the next change.
+func (s *domainSecret) mark() {
 	s.Writes = append([]string{rand.Text()}, s.Writes[:min(len(s.Writes), keptWrites-1)]...)
-	return gone, nil
+}
+
+// remains deletes keys in the transit engine, and returns those that are there
+// still.
+func (n *native) remains(ctx context.Context, gone []string) (left []string) {
+	for _, name := range gone {
+		if n.transit == nil || n.transit.remove(ctx, name) != nil {
+			left = append(left, name)
+		}
+	}
+	return left
 }
 
 // half is the private half of a new key, as it is stored.
 func (n *native) half(ctx context.Context, domain string, k *keystore.Key) (string, error) {
+	if n.transit != nil {
+		return n.inside(ctx, k)
+	}
+	stored, err := k.MarshalPrivate(ctx, domain, n.opts.Wrap)
+	return string(stored), err
+}
+
+// inside is half for a key in the transit engine, which is where new keys have to
+// be if there is one.
+func (n *native) inside(ctx context.Context, k *keystore.Key) (string, error) {
 	key, err := k.Load(ctx)
 	if err != nil {
 		return "", fmt.Errorf("key %s: %w", k.Selector, err)
 	}
-	if inside, ok := key.(*transitKey); ok && inside.transit == n.transit {
-		if err := keystore.SelfTest(key, k.Public); err != nil {
-			return "", fmt.Errorf("key %s: %w", k.Selector, err)
-		}
-		return inTransit + inside.name, nil
+	if err := keystore.SelfTest(key, k.Public); err != nil {
+		return "", fmt.Errorf("key %s: %w", k.Selector, err)
 	}
-	loaded := *k
-	loaded.Load = func(context.Context) (crypto.Signer, error) { return key, nil }
-	stored, err := loaded.MarshalPrivate(ctx, domain, n.opts.Wrap)
-	return string(stored), err
+	if mine, ok := key.(*transitKey); ok && mine.transit == n.transit {
+		return inTransit + mine.name, nil
+	}
+	return "", fmt.Errorf("key %s: %w", k.Selector, ErrMadeElsewhere)
 }
 
 // write writes a secret if its version still is cas, and returns the new version.
@@ -252,19 +286,24 @@ func (n *native) write(ctx context.Context, name string, s *domainSecret, cas ui
 	return 0, err
 }
 
-// tidy destroys what the engine keeps of former versions, if a key was removed:
-// they have its private half. It also does what an Update before it did not come
-// to.
+// tidy deletes the keys that are gone from the transit engine, and if a key was
+// removed, it destroys what the key/value engine keeps of former versions: they
+// have its private half. It also does what an Update before it did not come to.
 func (n *native) tidy(ctx context.Context, d *keystore.Domain, gone []string) error {
 	if !slices.ContainsFunc(d.Keys, func(k keystore.Key) bool { return k.State == keystore.Removed }) {
 		return nil
 	}
-	var errs []error
-	for _, stored := range gone {
-		if name, ok := strings.CutPrefix(stored, inTransit); ok && n.transit != nil {
-			errs = append(errs, n.transit.remove(ctx, name))
+	var err error
+	for _, name := range gone {
+		if n.transit != nil {
+			err = errors.Join(err, n.transit.remove(ctx, name))
 		}
 	}
+	return errors.Join(err, n.destroyBefore(ctx, d.Name, d.Version))
+}
+
+// destroyBefore destroys all versions of a secret before the given one.
+func (n *native) destroyBefore(ctx context.Context, name string, version uint64) error {
 	var answer struct {
 		Data struct {
 			Versions map[string]struct {
@@ -272,56 +311,20 @@ func (n *native) tidy(ctx context.Context, d *keystore.Domain, gone []string) er
 			} `json:"versions"`
 		}
 	}
-	if err := n.kv.client.do(ctx, "GET", n.kv.at("metadata", d.Name), nil, &answer); err != nil {
-		return errors.Join(append(errs, err)...)
+	if err := n.kv.client.do(ctx, "GET", n.kv.at("metadata", name), nil, &answer); err != nil {
+		return err
 	}
 	var versions []uint64
 	for text, v := range answer.Data.Versions {
-		var number uint64
-		if _, err := fmt.Sscan(text, &number); err == nil && number < d.Version && !v.Destroyed {
+		number, err := strconv.ParseUint(text, 10, 64)
+		if err == nil && number < version && !v.Destroyed {
 			versions = append(versions, number)
 		}
 	}
-	if len(versions) > 0 {
-		errs = append(errs, n.kv.client.do(ctx, "POST", n.kv.at("destroy", d.Name), map[string]any{"versions": versions}, nil))
+	if len(versions) == 0 {
+		return nil
 	}
-	return errors.Join(errs...)
+	return n.kv.client.do(ctx, "POST", n.kv.at("destroy", name), map[string]any{"versions": versions}, nil)
 }
 
 func (n *native) names(ctx context.Context) ([]string, error) { return n.kv.list(ctx) }
-
-// Generate makes a key for a new row of the domain: inside the transit engine,
-// if there is one, and here otherwise. The key that it returns signs, and Update
-// takes it.
-func (s *Store) Generate(ctx context.Context, domain, selector string, algorithm keystore.Algorithm) (crypto.Signer, error) {
-	n, ok := s.layout.(*native)
-	if !ok {
-		return nil, keystore.ErrReadOnly
-	}
-	if n.transit == nil {
-		return keystore.Generate(algorithm)
-	}
-	if err := errors.Join(keystore.ValidDomain(domain), keystore.ValidSelector(selector)); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, max(s.opts.Timeout, 30*time.Second)) // a large RSA key takes its time
-	defer cancel()
-	name := selector + "._domainkey." + domain
-	// A slot's last key, if it is there still, has the same name.
-	d, err := s.layout.domain(ctx, domain, false)
-	if err != nil && !errors.Is(err, keystore.ErrNotFound) {
-		return nil, fmt.Errorf("domain %s: %w", domain, err)
-	}
-	if err == nil {
-		if k := d.Key(selector); k != nil && k.State == keystore.Removed {
-			if err := n.transit.remove(ctx, name); err != nil {
-				return nil, fmt.Errorf("key %s.%s: %w", selector, domain, err)
-			}
-		}
-	}
-	key, err := n.transit.make(ctx, name, algorithm)
-	if err != nil {
-		return nil, fmt.Errorf("key %s.%s: %w", selector, domain, err)
-	}
-	return key, nil
-}

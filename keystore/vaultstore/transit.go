@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ func newTransit(c *client, mount string, requests int, timeout time.Duration) *t
 	return &transit{client: c, mount: mount, timeout: timeout, room: make(chan struct{}, requests)}
 }
 
+// makeTimeout bounds the making of a key: a large RSA key takes its time.
+const makeTimeout = 30 * time.Second
+
 // transitKinds are the engine's names for our algorithms.
 var transitKinds = map[keystore.Algorithm]string{
 	keystore.RSA2048: "rsa-2048", keystore.RSA3072: "rsa-3072", keystore.RSA4096: "rsa-4096", keystore.Ed25519: "ed25519",
@@ -39,6 +43,53 @@ type transitKey struct {
 	transit *transit
 	name    string
 	public  crypto.PublicKey
+}
+
+// ErrMadeElsewhere means that a store whose keys are in the transit engine was
+// given a key that is not.
+var ErrMadeElsewhere = errors.New("the keystore has its keys made inside Vault's transit engine, and takes none that were made elsewhere")
+
+// Transit reports whether new keys are made inside the transit engine, and never
+// leave it. Such a store takes no others.
+func (s *Store) Transit() bool {
+	n, ok := s.layout.(*native)
+	return ok && n.transit != nil
+}
+
+var _ keystore.Generator = (*Store)(nil)
+
+// Generate implements keystore.Generator: the key is made inside the transit
+// engine, if there is one, and here otherwise. There its name is that of its
+// record, SELECTOR._domainkey.DOMAIN, so that one whose Update failed is found
+// again. A slot's next key has .V and the domain's version behind it, which is the
+// name of no other domain's key.
+func (s *Store) Generate(ctx context.Context, domain, selector string, algorithm keystore.Algorithm) (crypto.Signer, error) {
+	n, ok := s.layout.(*native)
+	if !ok {
+		return nil, keystore.ErrReadOnly
+	}
+	if n.transit == nil {
+		return keystore.Generate(algorithm)
+	}
+	if err := errors.Join(keystore.ValidDomain(domain), keystore.ValidSelector(selector)); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(s.opts.Timeout, makeTimeout))
+	defer cancel()
+	name := selector + "._domainkey." + domain
+	d, err := n.domain(ctx, domain, false)
+	switch {
+	case errors.Is(err, keystore.ErrNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("domain %s: %w", domain, err)
+	case d.Key(selector) != nil:
+		name += ".V" + strconv.FormatUint(d.Version, 10)
+	}
+	key, err := n.transit.make(ctx, name, algorithm)
+	if err != nil {
+		return nil, fmt.Errorf("key %s.%s: %w", selector, domain, err)
+	}
+	return key, nil
 }
 
 // key returns the key of a row.
@@ -63,8 +114,9 @@ func (t *transit) make(ctx context.Context, name string, algorithm keystore.Algo
 	}
 	var answer struct {
 		Data struct {
-			Type string
-			Keys map[string]struct {
+			Type       string
+			Exportable bool
+			Keys       map[string]struct {
 				PublicKey string `json:"public_key"`
 			}
 		}
@@ -74,6 +126,9 @@ func (t *transit) make(ctx context.Context, name string, algorithm keystore.Algo
 	}
 	if answer.Data.Type != kind {
 		return nil, fmt.Errorf("transit has a key %s already, of the type %.20q: delete it, or take another selector", name, answer.Data.Type)
+	}
+	if answer.Data.Exportable {
+		return nil, fmt.Errorf("transit has a key %s already, which may be exported: delete it, or take another selector", name)
 	}
 	public, err := parseTransitPublic(kind, answer.Data.Keys["1"].PublicKey)
 	if err != nil {
@@ -106,10 +161,20 @@ func (t *transit) remove(ctx context.Context, name string) error {
 		err = t.client.do(ctx, "DELETE", t.mount+"/keys/"+name, nil, nil)
 	}
 	a := (*answerError)(nil)
-	if errors.As(err, &a) && (a.status == 404 || a.status == 400 && strings.Contains(strings.Join(a.errs, " "), "no existing key")) {
-		return nil
+	if !errors.As(err, &a) || a.status != 404 && a.status != 400 {
+		return err
 	}
-	return err
+	if what := strings.Join(a.errs, " "); a.status == 400 && !strings.Contains(what, "no existing key") && !strings.Contains(what, "not found") {
+		return err
+	}
+	return nil
+}
+
+var _ keystore.Remote = (*transitKey)(nil)
+
+// Where implements keystore.Remote.
+func (k *transitKey) Where() string {
+	return fmt.Sprintf("Vault's transit engine at %s, as %s", k.transit.mount, k.name)
 }
 
 // Public implements crypto.Signer.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"waxseal/keystore/storetest"
+	"waxseal/keystore/vaultstore/vaulttest"
 )
 
 func TestURLs(t *testing.T) {
@@ -76,11 +77,11 @@ func FuzzURL(f *testing.F) {
 
 // The token is shown to nobody else than the scheme that was asked for.
 func TestRedirects(t *testing.T) {
-	f := newFake(t)
-	standby := httptest.NewServer(http.RedirectHandler(f.server.URL+"/v1/secret/data/waxseal/example.com", http.StatusTemporaryRedirect))
+	f := vaulttest.New(t)
+	standby := httptest.NewServer(http.RedirectHandler(f.URL+"/v1/secret/data/waxseal/example.com", http.StatusTemporaryRedirect))
 	defer standby.Close()
-	storetest.Create(t, open(t, f.url(t, "secret/waxseal"), Options{}), "example.com", "a")
-	url := strings.Replace(f.url(t, "secret/waxseal"), f.host(), strings.TrimPrefix(standby.URL, "http://"), 1)
+	storetest.Create(t, open(t, f.StoreURL(t, "secret/waxseal"), Options{}), "example.com", "a")
+	url := strings.Replace(f.StoreURL(t, "secret/waxseal"), f.Host(), strings.TrimPrefix(standby.URL, "http://"), 1)
 	if _, err := open(t, url, Options{}).Domain(t.Context(), "example.com"); err != nil {
 		t.Errorf("a standby's redirection: %v", err)
 	}

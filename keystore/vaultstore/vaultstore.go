@@ -3,11 +3,13 @@
 // there, or behind the same interface.
 //
 // It promises what every keystore.Store does, by the check-and-set of the
-// key/value engine's version 2. With "transit" new keys are made inside Vault and
-// never leave it: each signature is a request, with a time limit of its own, and
-// no more than so many are under way at a time. Opening connects to nothing, so
-// that a Vault which is down or sealed stops no start. Vault tells nobody of
-// changes: they are noticed when the cache reads again.
+// key/value engine's version 2; version 1 has none, so that it is for reading other
+// products' keys alone. With "transit" new keys are made inside Vault and never
+// leave it: each signature is a request, with a time limit of its own, and no more
+// than so many are under way at a time. Such a store takes no keys that were made
+// elsewhere; those that it has from before "transit" go on signing. Opening
+// connects to nothing, so that a Vault which is down or sealed stops no start. Vault
+// tells nobody of changes: they are noticed when the cache reads again.
 //
 // The URL is
 //
@@ -45,7 +47,9 @@
 //	sign_timeout      how long one may take, waiting included; default 5s
 //
 // Tokens that can be renewed are, at two thirds of their time. Where that goes
-// wrong, AppRole and Kubernetes log in anew.
+// wrong, AppRole and Kubernetes log in anew. What tokens have to be allowed is in
+// contrib/vault. Below status/, beside the domains, are the daemons that use the
+// store, and what changed last.
 package vaultstore
 
 import (
@@ -55,6 +59,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"waxseal/keystore"
@@ -76,12 +81,19 @@ type Options struct {
 	Wrap   func(domain, selector string, pem []byte) ([]byte, error)
 	Unwrap func(domain, selector string, stored []byte) ([]byte, error)
 
+	// Rewrap returns what is stored of a key as Wrap would have it now, and nil if
+	// it is that already. See Store.Rewrap.
+	Rewrap func(domain string, k *keystore.Key, stored []byte) ([]byte, error)
+
 	// SecretPath returns the path of the file that token_file, secret_id_file
 	// and jwt_file mean; nil takes them as paths.
 	SecretPath func(name string) (string, error)
 
 	// Timeout bounds every call. Default 5 seconds.
 	Timeout time.Duration
+
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 }
 
 // Store is a keystore.Store in Vault.
@@ -89,6 +101,7 @@ type Store struct {
 	opts   Options
 	client *client
 	layout layout
+	swept  atomic.Int64 // when Beat last looked for silent nodes, in Unix seconds
 }
 
 var _ keystore.SigningStore = (*Store)(nil)
@@ -107,6 +120,9 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	opts.Timeout = cmp.Or(max(opts.Timeout, 0), defaultTimeout)
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	t, err := parseURL(url, opts.SecretPath)
 	if err != nil {
 		return nil, fmt.Errorf("key store in vault: %w", err)
@@ -186,17 +202,24 @@ func (s *Store) Update(ctx context.Context, d *keystore.Domain) error {
 func (s *Store) List(ctx context.Context, after string, limit int) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
-	names, err := s.layout.names(ctx)
+	names, err := s.names(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing domains: %w", err)
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return n <= after || keystore.ValidDomain(n) != nil })
+	names = slices.DeleteFunc(names, func(n string) bool { return n <= after })
 	slices.Sort(names)
 	names = slices.Compact(names)
 	if limit < 1 {
 		limit = defaultPage
 	}
 	return names[:min(limit, len(names))], nil
+}
+
+// names returns all names of domains. What else is beside them, such as status/,
+// is none.
+func (s *Store) names(ctx context.Context) ([]string, error) {
+	names, err := s.layout.names(ctx)
+	return slices.DeleteFunc(names, func(n string) bool { return keystore.ValidDomain(n) != nil }), err
 }
 
 // Watch implements keystore.Store. Vault does not push.
