@@ -153,6 +153,8 @@ func keeperProblems(d *decoded) problems {
 			add("keeper.publish_retired_keys", err, "make the directory, for the user that runs the daemon")
 		} else if !info.IsDir() {
 			add("keeper.publish_retired_keys", fmt.Errorf("%s is no directory", dir), "")
+		} else if inTransit(d.Keystore.URL) {
+			add("keeper.publish_retired_keys", errors.New("the keystore has its keys made inside Vault's transit engine, which they never leave"), "leave it out")
 		}
 	}
 	rotate := func(key string, c Duration) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"strings"
 
@@ -93,9 +94,9 @@ func openServer(d *decoded, kind, url string) (keystore.Store, error) {
 	ctx := context.Background() // it only bounds the reading of files
 	switch kind {
 	case "redis":
-		return redisstore.Open(ctx, url, redisstore.Options{SecretPath: dns.CredentialPath, Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap})
+		return redisstore.Open(ctx, url, redisstore.Options{SecretPath: dns.CredentialPath, Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap, Rewrap: wrapper.Rewrap})
 	case "vault":
-		return vaultstore.Open(ctx, url, vaultstore.Options{SecretPath: dns.CredentialPath, Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap})
+		return vaultstore.Open(ctx, url, vaultstore.Options{SecretPath: dns.CredentialPath, Wrap: wrapper.Wrap, Unwrap: wrapper.Unwrap, Rewrap: wrapper.Rewrap})
 	default:
 		return ldapstore.Open(ctx, url, ldapstore.Options{SecretPath: dns.CredentialPath})
 	}
@@ -140,6 +141,24 @@ func readOnly(store keystore.Store) bool {
 	foreign, ok := store.(interface{ ReadOnly() bool })
 	return ok && foreign.ReadOnly()
 }
+
+// makesKeys reports whether a store has its keys made inside Vault, and takes no
+// others.
+func makesKeys(store keystore.Store) bool {
+	s, ok := store.(*vaultstore.Store)
+	return ok && s.Transit()
+}
+
+// inTransit reports whether a URL is that of such a store.
+func inTransit(text string) bool {
+	_, options, _ := strings.Cut(text, "?")
+	values, err := url.ParseQuery(options)
+	return err == nil && serverKind(text) == "vault" && values.Has("transit")
+}
+
+// errNoImport is what such a store answers to a key from elsewhere.
+var errNoImport = withHint(vaultstore.ErrMadeElsewhere,
+	"let it make new keys (\"waxseal key new\", \"waxseal rotate\"); or take the keys in without the option \"transit\" in the URL, and add that when the successors are to be made inside")
 
 // readWrapper reads the keys that encrypt the private keys in the store; without
 // the setting it returns nil.

@@ -93,7 +93,7 @@ type KeeperConfig struct {
 	// A directory to publish the private halves of keys in that the keeper
 	// removes, once no authoritative server has shown them for as long as grace.
 	// With them, nobody can prove by its signature who wrote an old mail. Empty:
-	// they are destroyed.
+	// they are destroyed. Not for keys in Vault's transit engine.
 	PublishRetiredKeys string `toml:"publish_retired_keys"`
 
 	// The zone that the CNAMEs of delegated selectors point into: see "waxseal

@@ -139,19 +139,24 @@ type newKeyWish struct {
 }
 
 func (a *app) newKey(ctx context.Context, store keystore.Store, domain string, w newKeyWish) (*keystore.Domain, *keystore.Key, error) {
-	private, err := keystore.Generate(w.algorithm)
-	if err != nil {
-		return nil, nil, err
-	}
-	return a.addKey(ctx, store, domain, private, w)
+	var private crypto.Signer
+	var made string // the selector that it was made for
+	return a.addKey(ctx, store, domain, w, func(selector string) (_ crypto.Signer, err error) {
+		switch {
+		case private != nil && made == selector: // and another process was quicker
+		case a.dryRun: // so that none stays in the store that makes keys itself
+			private, err = keystore.Generate(w.algorithm)
+		default:
+			private, err = keystore.NewKey(ctx, store, domain, selector, w.algorithm)
+		}
+		made = selector
+		return private, err
+	})
 }
 
-// addKey puts a private key into the store as a pending key.
-func (a *app) addKey(ctx context.Context, store keystore.Store, domain string, private crypto.Signer, w newKeyWish) (*keystore.Domain, *keystore.Key, error) {
-	public, algorithm, err := keystore.PublicBytes(private.Public())
-	if err != nil {
-		return nil, nil, err
-	}
+// addKey puts a key into the store as a pending key: the one that private returns
+// for its selector.
+func (a *app) addKey(ctx context.Context, store keystore.Store, domain string, w newKeyWish, private func(selector string) (crypto.Signer, error)) (*keystore.Domain, *keystore.Key, error) {
 	by := keystore.Warrant{}
 	if err := a.vouch(&by); err != nil {
 		return nil, nil, err
@@ -167,6 +172,17 @@ func (a *app) addKey(ctx context.Context, store keystore.Store, domain string, p
 				return noSlot(domain, from)
 			}
 		}
+		if err := d.MayAdd(name, by); err != nil {
+			return err
+		}
+		key, err := private(name)
+		if err != nil {
+			return err
+		}
+		public, algorithm, err := keystore.PublicBytes(key.Public())
+		if err != nil {
+			return err
+		}
 		add := d.Add
 		if w.imported {
 			add = d.Import
@@ -176,7 +192,7 @@ func (a *app) addKey(ctx context.Context, store keystore.Store, domain string, p
 			Algorithm: algorithm,
 			Public:    public,
 			Note:      w.note,
-			Load:      func(context.Context) (crypto.Signer, error) { return private, nil },
+			Load:      func(context.Context) (crypto.Signer, error) { return key, nil },
 		}, by)
 	})
 	if err != nil {
@@ -305,7 +321,7 @@ func (a *app) keyImportCommand() *cobra.Command {
 		Short: "Take an existing private key into the keystore",
 		Long: `Take an existing private key into the keystore as a pending key. FILE is PEM:
 PKCS#1 or PKCS#8 for RSA, PKCS#8 for Ed25519; - is standard input. FILE itself
-stays as it is.`,
+stays as it is. A keystore whose keys are made inside Vault takes none.`,
 		Example: `  waxseal key import example.com mail /etc/opendkim/keys/mail.private`,
 		Args:    cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -325,7 +341,11 @@ stays as it is.`,
 			if err != nil {
 				return err
 			}
-			d, k, err := a.addKey(c.Context(), store, domain, private, newKeyWish{selector: selector, note: note, imported: true})
+			if makesKeys(store) {
+				return errNoImport
+			}
+			w := newKeyWish{selector: selector, note: note, imported: true}
+			d, k, err := a.addKey(c.Context(), store, domain, w, func(string) (crypto.Signer, error) { return private, nil })
 			if err != nil {
 				return err
 			}
@@ -360,7 +380,8 @@ func (a *app) keyExportCommand() *cobra.Command {
 		Use:   "export DOMAIN SELECTOR",
 		Short: "Print a key as PEM",
 		Long: `Print a private key as PKCS#8 PEM, or with --public its public half as
-SubjectPublicKeyInfo PEM.`,
+SubjectPublicKeyInfo PEM. Of a key in Vault's transit engine there is no private
+half to print.`,
 		Example: `  waxseal key export example.com 2026a > key.pem
   waxseal key export example.com 2026a --public`,
 		Args: cobra.ExactArgs(2),

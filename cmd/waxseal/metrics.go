@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -293,6 +294,11 @@ func (s *askedStore) Sender(ctx context.Context, address string) (*keystore.Send
 	sender, err := s.Store.(keystore.SenderStore).Sender(ctx, address)
 	_, err = s.note(nil, err)
 	return sender, err
+}
+
+// Generate is the store's, if it makes keys itself: embedded, it would be hidden.
+func (s *askedStore) Generate(ctx context.Context, domain, selector string, algorithm keystore.Algorithm) (crypto.Signer, error) {
+	return keystore.NewKey(ctx, s.Store, domain, selector, algorithm)
 }
 
 func (s *askedStore) note(d *keystore.Domain, err error) (*keystore.Domain, error) {

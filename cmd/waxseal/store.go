@@ -243,7 +243,11 @@ func beats(ctx context.Context, current *live, name string, now clock, log *slog
 	defer ticker.Stop()
 	for {
 		n.Refreshed = now().Add(-current.cache.Age())
-		if err := store.Beat(ctx, n); err != nil && ctx.Err() == nil {
+		err := store.Beat(ctx, n)
+		if errors.Is(err, keystore.ErrReadOnly) {
+			return
+		}
+		if err != nil && ctx.Err() == nil {
 			log.Debug("the keystore does not hear that this node lives", "err", err)
 		}
 		select {
@@ -274,7 +278,8 @@ A copy that was broken off is begun again and goes on with what is missing; so i
 one that should take over what has changed since. A domain that has changed in TO
 is left alone and told: then the exit status is 1. Keys are changed by daemons and
 commands that use either keystore, so stop them, or let them use FROM, until all
-use TO.`,
+use TO. Keys in Vault's transit engine cannot be copied, nor any key into a
+keystore that has its keys made there.`,
 		Example: `  waxseal store copy /var/lib/waxseal/keys sqlite:/var/lib/waxseal/keys.db
   waxseal store copy /var/lib/waxseal/keys "postgres://waxseal@db1,db2/mail?password_file=/etc/waxseal/db" --dry-run`,
 		Args: cobra.ExactArgs(2),
@@ -300,6 +305,9 @@ use TO.`,
 			}
 			if err != nil {
 				return withHint(fmt.Errorf("TO: %w", err), "%s", remedy)
+			}
+			if makesKeys(to) {
+				return fmt.Errorf("TO: %w", errNoImport)
 			}
 			return a.copyStore(c.Context(), from, to)
 		},
@@ -404,9 +412,13 @@ func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRu
 	switch {
 	case !wrote:
 	case dryRun:
-		return true, nil
+		return true, exportable(ctx, source, there)
 	default:
-		if err := to.Update(ctx, &next); err != nil {
+		err := to.Update(ctx, &next)
+		if errors.Is(err, keystore.ErrRemote) {
+			return false, err
+		}
+		if err != nil {
 			return false, fmt.Errorf("TO has it otherwise: %w", err)
 		}
 		if there, err = to.Domain(ctx, name); err != nil {
@@ -420,6 +432,22 @@ func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRu
 		return false, nil
 	}
 	return wrote, errors.Join(keystore.CheckKeys(ctx, to, name)...)
+}
+
+// exportable reports why the new keys of a domain cannot be copied, or nil.
+func exportable(ctx context.Context, source, there *keystore.Domain) error {
+	for i := range source.Keys {
+		k := &source.Keys[i]
+		if k.State == keystore.Removed || !source.IsNew(there, k) {
+			continue
+		}
+		half, err := k.MarshalPrivate(ctx, source.Name, nil)
+		if err != nil {
+			return fmt.Errorf("domain %s: %w", source.Name, err)
+		}
+		clear(half)
+	}
+	return nil
 }
 
 // sameDomain compares all but versions and private halves.

@@ -8,11 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"waxseal/keystore"
+	"waxseal/keystore/redisstore"
 	"waxseal/keystore/sqlstore"
+	"waxseal/keystore/vaultstore"
 )
 
-// rewrapper is a store that can encrypt anew what it holds: see keystore.Dir and
-// sqlstore.Store.
+// rewrapper is a store that can encrypt anew what it holds.
 type rewrapper interface {
 	Rewrap(ctx context.Context, domain string, dryRun bool) (selectors []string, err error)
 }
@@ -20,6 +21,8 @@ type rewrapper interface {
 var (
 	_ rewrapper = (*keystore.Dir)(nil)
 	_ rewrapper = (*sqlstore.Store)(nil)
+	_ rewrapper = (*redisstore.Store)(nil)
+	_ rewrapper = (*vaultstore.Store)(nil)
 )
 
 func (a *app) storeRewrapCommand() *cobra.Command {
@@ -30,7 +33,9 @@ func (a *app) storeRewrapCommand() *cobra.Command {
 file of keystore.key_encryption_key: those that are not encrypted yet, and those
 that an older key of the file encrypts. Each one is opened again and tested before
 it takes the place of what there was. Daemons go on signing meanwhile, if they have
-all keys of the file. A run that was cut short is simply repeated.
+all keys of the file. A run that was cut short is simply repeated. In Vault it
+destroys the former versions of the secrets, which have the keys as they were, and
+leaves keys in the transit engine alone.
 
 To replace the wrapping key: put the new one in front of the old in the file,
 restart the daemons, run this, and take the old one out when it finds nothing more
@@ -75,7 +80,7 @@ func (a *app) rewrap(ctx context.Context, domains []string) error {
 		return err
 	}
 	w, ok := store.(rewrapper)
-	if !ok {
+	if !ok || readOnly(store) {
 		return fmt.Errorf("keystore %s: its keys cannot be encrypted by waxseal", d.Keystore.URL)
 	}
 	r := rewrapReport{Keys: []rewrappedKey{}}
