@@ -18,8 +18,10 @@ const (
 	// it goes on: with a store that swallows packets, errors come too late.
 	slowLoad = loadTimeout / 2
 
-	// probeTimeout bounds the question whether the store answers, probePause is
-	// the time between two of them, which doubles up to maxProbePause.
+	// probeTimeout bounds the question whether the store is down, and loadTimeout
+	// the questions whether it is up again: a client with several hosts may need
+	// its time to find the one that answers. probePause is the time between two of
+	// them, which doubles up to maxProbePause.
 	probeTimeout  = 2 * time.Second
 	probePause    = time.Second
 	maxProbePause = 15 * time.Second
@@ -111,7 +113,11 @@ func (c *Cache) probe(cause error) {
 	var down *DownError
 	var told time.Time
 	for pause := probePause; c.ctx.Err() == nil; {
-		err := c.askProbe()
+		timeout := probeTimeout
+		if down != nil {
+			timeout = loadTimeout
+		}
+		err := c.askProbe(timeout)
 		now := c.opts.Now()
 		switch {
 		case answered(err):
@@ -151,8 +157,8 @@ func (c *Cache) up(down *DownError, now time.Time) {
 }
 
 // askProbe asks the store for the domain that does not exist.
-func (c *Cache) askProbe() (err error) {
-	ctx, cancel := context.WithTimeout(c.ctx, probeTimeout)
+func (c *Cache) askProbe(timeout time.Duration) (err error) {
+	ctx, cancel := context.WithTimeout(c.ctx, timeout)
 	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {

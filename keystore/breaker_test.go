@@ -129,6 +129,41 @@ func TestCacheDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	})
 }
 
+// slowlyBack is a store that is up again, but takes its time: its client has to
+// find out first that one of its hosts is silent.
+type slowlyBack struct{ *fakeStore }
+
+func (s slowlyBack) Domain(ctx context.Context, name string) (*Domain, error) {
+	select {
+	case <-time.After(probeTimeout + time.Second):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return s.fakeStore.Domain(ctx, name)
+}
+
+func TestStoreThatIsSlowlyBackIsFoundUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeStore(t, "example.com")
+		fake.err = errors.New("connection refused")
+		c := NewCache(slowlyBack{fake}, CacheOptions{})
+		defer c.Close()
+		for i := range breakerFailures {
+			c.Signing(t.Context(), fmt.Sprintf("d%d.example", i))
+		}
+		time.Sleep(time.Minute)
+		if c.Down() == 0 {
+			t.Fatal("not found to be down")
+		}
+		fake.set(func() { fake.err = nil })
+		time.Sleep(maxProbePause + loadTimeout)
+		if down := c.Down(); down != 0 {
+			t.Errorf("down for %v, though it answers", down)
+		}
+		mustSign(t, c, "example.com")
+	})
+}
+
 // badStore cannot read some domains, and does not say that only these are broken.
 type badStore struct{ *fakeStore }
 
