@@ -30,10 +30,14 @@ type dialect struct {
 	exists   func(error) bool // the primary key is taken
 	busy     func(error) bool // another client was in the way: try again
 	noTable  func(error) bool // or no such column
-	readOnly func(error) bool // the server takes no changes
+	readOnly func(error) bool // no changes are taken
 	down     func(error) bool // the server's last words
 	pooled   func(error) bool // a statement that we prepared is another connection's
+
+	readOnlyRemedy string
 }
+
+const namePrimary = "if this server is a standby, name the primary in the URL, too"
 
 var errBadConnection = driver.ErrBadConn
 
@@ -53,6 +57,8 @@ var postgres = &dialect{
 	readOnly: postgresError("25006"),
 	down:     postgresError("57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"),
 	pooled:   postgresError("26000", "42P05"),
+
+	readOnlyRemedy: namePrimary,
 }
 
 func postgresError(codes ...string) func(error) bool {
@@ -80,6 +86,8 @@ var mariadb = &dialect{
 	readOnly: mysqlError(1290, 1792, 1836),
 	pooled:   func(error) bool { return false },
 	down:     mysqlError(1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169),
+
+	readOnlyRemedy: namePrimary,
 }
 
 func mysqlError(numbers ...uint16) func(error) bool {
@@ -102,6 +110,8 @@ var sqlite3 = &dialect{
 	readOnly: sqliteError(8, 264, 520, 776, 1032, 1288, 1544),
 	down:     func(error) bool { return false },
 	pooled:   func(error) bool { return false },
+
+	readOnlyRemedy: "let the present user write the file, and the directory that it is in",
 }
 
 // sqliteError compares extended result codes (https://sqlite.org/rescode.html).

@@ -51,6 +51,7 @@ func openDatabase(text string, o Options) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.connections = s.connections
 	d.db.SetMaxOpenConns(s.connections)
 	d.db.SetMaxIdleConns(s.connections)
 	d.db.SetConnMaxIdleTime(connectionIdle)
@@ -87,28 +88,20 @@ func openPostgres(d *database, s *source, password func() (string, error)) error
 			fmt.Fprintf(&b, "%s='%s' ", name, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value))
 		}
 	}
-	var hosts, ports []string
-	for _, h := range s.hosts {
-		hosts, ports = append(hosts, h.name), append(ports, h.port)
-	}
-	add("host", strings.Join(hosts, ","))
-	add("port", strings.Join(ports, ","))
 	add("user", s.user)
 	add("dbname", s.database)
 	add("sslmode", s.sslmode)
 	add("sslrootcert", s.rootCert)
 	add("sslcert", s.cert)
 	add("sslkey", s.key)
-	add("target_session_attrs", s.sessionAttrs)
+	if s.sessionAttrs != preferStandby {
+		add("target_session_attrs", s.sessionAttrs)
+	}
 	add("search_path", s.searchPath)
 	add("application_name", "waxseal")
 	add("connect_timeout", fmt.Sprint(int(s.connectTimeout/time.Second)))
 	if s.transactionPooler {
 		add("default_query_exec_mode", "exec") // prepared statements would stay with another connection
-	}
-	config, err := pgx.ParseConfig(b.String())
-	if err != nil {
-		return fmt.Errorf("postgres: %w", err) // pgx keeps passwords out of it
 	}
 	withPassword := func(_ context.Context, c *pgx.ConnConfig) error {
 		p, err := password()
@@ -117,14 +110,30 @@ func openPostgres(d *database, s *source, password func() (string, error)) error
 		}
 		return err
 	}
+	common := b.String()
+	var hosts []driver.Connector
+	for _, h := range s.hosts {
+		b.Reset()
+		add("host", h.name)
+		add("port", h.port)
+		config, err := pgx.ParseConfig(common + b.String())
+		if err != nil {
+			return fmt.Errorf("postgres: %w", err) // pgx keeps passwords out of it
+		}
+		hosts = append(hosts, stdlib.GetConnector(*config, stdlib.OptionBeforeConnect(withPassword)))
+	}
+	f := newFailover(hosts, s.connectTimeout)
+	if len(hosts) > 1 && (s.sessionAttrs == "" || s.sessionAttrs == preferStandby) {
+		f.readOnlyQuery, f.readOnly = `SHOW transaction_read_only`, s.sessionAttrs == preferStandby
+	}
 	d.dialect = postgres
-	d.db = stdlib.OpenDB(*config, stdlib.OptionBeforeConnect(withPassword))
+	d.db = sql.OpenDB(f)
 	d.listen = func(ctx context.Context) (*pgx.Conn, error) {
-		c := config.Copy()
-		if err := withPassword(ctx, c); err != nil {
+		c, err := f.Connect(ctx)
+		if err != nil {
 			return nil, err
 		}
-		return pgx.ConnectConfig(ctx, c)
+		return c.(*stdlib.Conn).Conn(), nil
 	}
 	if s.transactionPooler { // which gives LISTEN no connection of its own
 		d.listen = nil
@@ -133,7 +142,7 @@ func openPostgres(d *database, s *source, password func() (string, error)) error
 }
 
 func openMySQL(d *database, s *source, password func() (string, error)) error {
-	f := &failover{timeout: s.connectTimeout}
+	var hosts []driver.Connector
 	for _, h := range s.hosts {
 		c := mysql.NewConfig()
 		c.Net, c.Addr = "tcp", net.JoinHostPort(h.name, h.port)
@@ -144,7 +153,6 @@ func openMySQL(d *database, s *source, password func() (string, error)) error {
 		c.Timeout = s.connectTimeout
 		c.Collation = "utf8mb4_bin"
 		c.InterpolateParams = true // a query is one question, not three
-		c.RejectReadOnly = true    // so that a change is tried again with the first host
 		c.Params = map[string]string{"sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"}
 		c.Logger = &mysql.NopLogger{}
 		var err error
@@ -161,36 +169,16 @@ func openMySQL(d *database, s *source, password func() (string, error)) error {
 		if err != nil {
 			return err
 		}
-		f.hosts = append(f.hosts, connector)
+		hosts = append(hosts, connector)
+	}
+	f := newFailover(hosts, s.connectTimeout)
+	if len(hosts) > 1 {
+		f.readOnlyQuery = `SELECT IF(@@global.innodb_read_only, 'on', @@global.read_only)`
 	}
 	d.dialect = mariadb
 	d.db = sql.OpenDB(f)
 	return nil
 }
-
-// failover connects to the first host that answers.
-type failover struct {
-	hosts   []driver.Connector
-	timeout time.Duration
-}
-
-func (f *failover) Connect(ctx context.Context) (driver.Conn, error) {
-	var errs []error
-	for _, h := range f.hosts {
-		bounded, cancel := context.WithTimeout(ctx, f.timeout)
-		c, err := h.Connect(bounded)
-		cancel()
-		if err == nil {
-			return c, nil
-		}
-		if errs = append(errs, err); ctx.Err() != nil {
-			break
-		}
-	}
-	return nil, errors.Join(errs...)
-}
-
-func (f *failover) Driver() driver.Driver { return mysql.MySQLDriver{} }
 
 // tlsConfig is what sslmode asks for.
 func tlsConfig(s *source, host string) (*tls.Config, error) {

@@ -13,7 +13,8 @@
 //	mysql://[USER@]HOST[:PORT][,HOST[:PORT]…]/DATABASE[?OPTION=VALUE&…]
 //
 // where postgresql: and mariadb: are accepted, too. Of several hosts each new
-// connection takes the first that answers. The options are
+// connection takes the first that answers and takes changes; where none does, as
+// before a standby has taken over, the first that answers. The options are
 //
 //	password_file        the file that has the password; it is read for each new
 //	                     connection. The URL itself takes none, since it is
@@ -28,7 +29,8 @@
 //	connections          how many connections are open at most; default 8
 //	socket               the server's unix socket (mysql), or the directory it is
 //	                     in (postgres), in place of hosts
-//	target_session_attrs as in libpq: read-write takes only a primary (postgres)
+//	target_session_attrs as in libpq, in place of that rule: read-write takes only
+//	                     a primary, prefer-standby prefers the others (postgres)
 //	search_path          the schema of the tables (postgres)
 //	pooler               "transaction" behind PgBouncer and its like, which give
 //	                     each transaction another connection; changes are asked
@@ -126,9 +128,10 @@ func Open(url string, opts Options) (*Store, error) {
 // database is a connection pool and what is special about its kind.
 type database struct {
 	*dialect
-	db      *sql.DB
-	timeout time.Duration
-	foreign bool // the tables are another program's
+	db          *sql.DB
+	timeout     time.Duration
+	connections int
+	foreign     bool // the tables are another program's
 
 	// listen is how to make the connection that hears of changes, on
 	// PostgreSQL.
@@ -286,11 +289,22 @@ func (d *database) reading(ctx context.Context, what string, f func(context.Cont
 		if err = bounded.Err(); err != nil {
 			break
 		}
-		if err = f(bounded); err == nil || !d.lost(err) && !d.busy(err) {
+		if err = d.noticed(f(bounded)); err == nil || !d.lost(err) && !d.busy(err) {
 			break
 		}
 	}
 	return d.explain(ctx, bounded, what, err)
+}
+
+// noticed closes the connections that nobody uses if the error says that one was
+// lost, was silent, or leads to a server that takes no changes: where it leads,
+// the others may lead, too. The next ones are made anew, to a host that answers.
+func (d *database) noticed(err error) error {
+	if err != nil && (d.lost(err) || d.readOnly(err) || errors.Is(err, context.DeadlineExceeded)) {
+		d.db.SetMaxIdleConns(0)
+		d.db.SetMaxIdleConns(d.connections)
+	}
+	return err
 }
 
 // explain puts an error into words. That of the caller's context comes first, as
@@ -308,7 +322,7 @@ func (d *database) explain(ctx, bounded context.Context, what string, err error)
 	case d.noTable(err):
 		return fmt.Errorf("%s: %s: the tables of waxseal are missing or of another version; make them with \"waxseal store migrate\": %w", what, d.product, err)
 	case d.readOnly(err):
-		return fmt.Errorf("%s: %s: this server takes no changes; put the primary first into the URL: %w", what, d.product, err)
+		return fmt.Errorf("%s: %s takes no changes; %s: %w", what, d.product, d.readOnlyRemedy, err)
 	case d.pooled(err):
 		return fmt.Errorf("%s: %s: each transaction has another connection, as behind PgBouncer; say so in the URL by pooler=transaction: %w", what, d.product, err)
 	}

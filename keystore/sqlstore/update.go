@@ -32,7 +32,7 @@ func (s *Store) Update(ctx context.Context, d *keystore.Domain) error {
 		if err = bounded.Err(); err != nil {
 			break
 		}
-		if err = u.run(bounded); err == nil {
+		if err = s.noticed(u.run(bounded)); err == nil {
 			d.Version++
 			return nil
 		}
@@ -47,7 +47,7 @@ func (s *Store) Update(ctx context.Context, d *keystore.Domain) error {
 			}
 			return fmt.Errorf("%s: %w", what, ours.error)
 		}
-		if !s.lost(err) && !s.busy(err) {
+		if !s.lost(err) && !s.busy(err) && !s.readOnly(err) {
 			break
 		}
 		pause := time.NewTimer(mathrand.N(20*time.Millisecond) << try)

@@ -21,6 +21,9 @@ const (
 	defaultConnectTimeout = 3 * time.Second
 )
 
+// preferStandby is the value of target_session_attrs that leaves a choice.
+const preferStandby = "prefer-standby"
+
 // source is a URL, read.
 type source struct {
 	kind     string // postgres, mysql or sqlite
@@ -229,7 +232,7 @@ func (s *source) set(name, value string) error {
 		}
 	case "target_session_attrs":
 		s.sessionAttrs = value
-		return word("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
+		return word("any", "read-write", "read-only", "primary", "standby", preferStandby)
 	case "search_path":
 		s.searchPath = value
 	case "preset":

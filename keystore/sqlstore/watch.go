@@ -19,14 +19,17 @@ const (
 	silence = 20 * time.Second
 )
 
-// Watch implements keystore.Store: by LISTEN on PostgreSQL, elsewhere by a look
-// at the change counter every second.
+// Watch implements keystore.Store: by LISTEN on PostgreSQL, elsewhere, and on a
+// standby, by a look at the change counter every second.
 func (s *Store) Watch(ctx context.Context, changed func(domain string)) error {
 	watch := s.poll
 	if s.listen != nil {
 		watch = s.hear
 	}
 	err := watch(ctx, changed)
+	if err != nil && s.readOnly(err) { // a standby takes no LISTEN
+		err = s.poll(ctx, changed)
+	}
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -65,7 +65,7 @@ func (s *Shared) Get(t testing.TB) *Server {
 func (s *Shared) Stop() {
 	if s.server != nil {
 		s.server.Kill()
-		os.RemoveAll(s.server.dir)
+		s.server.Remove()
 	}
 }
 
