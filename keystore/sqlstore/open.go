@@ -153,7 +153,9 @@ func openMySQL(d *database, s *source, password func() (string, error)) error {
 		c.Timeout = s.connectTimeout
 		c.Collation = "utf8mb4_bin"
 		c.InterpolateParams = true // a query is one question, not three
-		c.Params = map[string]string{"sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"}
+		// Whatever the server's defaults are: no value is cut to fit, and a query
+		// alone is a transaction alone.
+		c.Params = map[string]string{"sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'", "autocommit": "1"}
 		c.Logger = &mysql.NopLogger{}
 		var err error
 		if c.TLS, err = tlsConfig(s, h.name); err != nil {

@@ -142,6 +142,18 @@ func (r *readDomain) decode() (*keystore.Domain, error) {
 	return d, nil
 }
 
+// nextEvent is the number of the next row of the history. It is not the count of
+// those that are there: old rows may have been deleted by hand.
+func (r *readDomain) nextEvent() int64 {
+	next := int64(0)
+	for i := range r.rows {
+		if row := &r.rows[i]; row.kind == historyRow {
+			next = max(next, row.number+1)
+		}
+	}
+	return next
+}
+
 // bad says what is wrong with a row.
 func (r *row) bad(domain string, err error) keystore.BadRow {
 	table := map[int64]string{keyRow: "waxseal_key", slotRow: "waxseal_slot", historyRow: "waxseal_history"}[r.kind]

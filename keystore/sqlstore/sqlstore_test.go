@@ -380,6 +380,70 @@ func TestCorruptRows(t *testing.T) {
 	})
 }
 
+// Who deletes old rows of the history by hand stops no later change.
+func TestHistoryPrunedByHand(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		u, _ := p.url(t, "")
+		s := openAt(t, u, sqlstore.Options{})
+		if _, _, err := s.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		event := func(selector string) keystore.Event {
+			return keystore.Event{Time: now, Selector: selector, What: keystore.WasCreated}
+		}
+		d := &keystore.Domain{Name: "example.com", Keys: []keystore.Key{newKey(t, "a")}, History: []keystore.Event{event("a"), event("b"), event("c")}}
+		if err := s.Update(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		execute(t, p.direct(t, u), "DELETE FROM waxseal_history WHERE selector IN ('a', 'b')")
+		for _, selector := range []string{"d", "e"} {
+			got, err := s.Domain(t.Context(), "example.com")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.History = append(got.History, event(selector))
+			if err := s.Update(t.Context(), got); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := s.Domain(t.Context(), "example.com")
+		if err != nil || !slices.Equal(got.History, []keystore.Event{event("c"), event("d"), event("e")}) {
+			t.Errorf("%+v, %v", got.History, err)
+		}
+	})
+}
+
+// What a server does unless it is told otherwise is its administrator's choice,
+// and changes nothing here.
+func TestOddServerSettings(t *testing.T) {
+	servers(t, func(t *testing.T, p place) {
+		u, _ := p.url(t, "")
+		db := p.direct(t, u)
+		name := databaseOf(u)
+		if p.name == "PostgreSQL" {
+			execute(t, db, "ALTER DATABASE "+name+" SET default_transaction_isolation = 'serializable'",
+				"ALTER DATABASE "+name+" SET DateStyle = 'German'", "ALTER DATABASE "+name+" SET standard_conforming_strings = off")
+		} else {
+			execute(t, db, "ALTER DATABASE "+name+" CHARACTER SET latin1 COLLATE latin1_swedish_ci", "SET GLOBAL sql_mode = ''",
+				"SET GLOBAL autocommit = 0", "SET GLOBAL time_zone = '+05:00'")
+			t.Cleanup(func() {
+				execute(t, db, "SET GLOBAL sql_mode = DEFAULT", "SET GLOBAL autocommit = DEFAULT", "SET GLOBAL time_zone = DEFAULT")
+			})
+		}
+		s := openAt(t, u, sqlstore.Options{})
+		if _, _, err := s.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		storetest.Run(t, func(t *testing.T) keystore.Store {
+			execute(t, db, "DELETE FROM waxseal_domain")
+			if p.name == "MariaDB" {
+				execute(t, db, "COMMIT")
+			}
+			return s
+		})
+	})
+}
+
 // The private half is in the database as long as the key has any use for it.
 func TestRemovedKeyLeavesNoPrivateHalf(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {

@@ -70,6 +70,7 @@ type update struct {
 	store  *Store
 	domain *keystore.Domain
 	old    *keystore.Domain // nil when the domain is new
+	event  int64            // number of the next row of the history
 	token  string           // marks the domain's row as changed by this update
 	tx     *sql.Tx
 }
@@ -116,7 +117,7 @@ func (u *update) compare(ctx context.Context) error {
 	d := u.domain
 	at := formatTime(u.store.opts.Now().Truncate(time.Second))
 	if d.Version == 0 {
-		u.old = nil
+		u.old, u.event = nil, 0
 		_, err := u.exec(ctx, `INSERT INTO waxseal_domain (name, version, changed, changed_at, changed_by) VALUES (?, 1, 0, ?, ?)`, d.Name, at, u.token)
 		switch {
 		case err != nil && u.store.exists(err):
@@ -140,6 +141,7 @@ func (u *update) compare(ctx context.Context) error {
 			return refused{err}
 		}
 		u.old.Version = d.Version
+		u.event = read.nextEvent()
 	}
 	if err := keystore.CheckUpdate(u.old, d); err != nil {
 		return refused{err}
@@ -228,7 +230,7 @@ func (u *update) writeHistory(ctx context.Context) error {
 			forced = 1
 		}
 		if _, err := u.exec(ctx, `INSERT INTO waxseal_history (domain, number, at, selector, what, done_by, reason, forced) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			u.domain.Name, known+i, formatTime(e.Time), e.Selector, string(e.What), e.By, e.Reason, forced); err != nil {
+			u.domain.Name, u.event+int64(i), formatTime(e.Time), e.Selector, string(e.What), e.By, e.Reason, forced); err != nil {
 			return err
 		}
 	}
