@@ -25,6 +25,7 @@ type dialect struct {
 	tx      *sql.TxOptions
 	before  []string // what a migration is put between
 	after   []string
+	alone   string // asks for the lock on migrations, and gets 1; "" if that is in before
 
 	// What errors mean.
 	exists   func(error) bool // the primary key is taken
@@ -75,10 +76,10 @@ var mariadb = &dialect{
 		// MySQL has no CREATE INDEX IF NOT EXISTS, so the index is made with its table.
 		"changed_by {word} NOT NULL\n", "changed_by varchar(40) NOT NULL,\n\tINDEX waxseal_domain_changed (changed)\n",
 		"CREATE INDEX {absent} waxseal_domain_changed ON waxseal_domain (changed);", ""),
-	lock:   " FOR UPDATE",
-	tx:     &sql.TxOptions{Isolation: sql.LevelReadCommitted}, // no locks on gaps, and so no deadlocks of inserts
-	before: []string{`SELECT GET_LOCK('waxseal', 60)`},
-	after:  []string{`SELECT RELEASE_LOCK('waxseal')`},
+	lock:  " FOR UPDATE",
+	tx:    &sql.TxOptions{Isolation: sql.LevelReadCommitted}, // no locks on gaps, and so no deadlocks of inserts
+	after: []string{`SELECT RELEASE_LOCK('waxseal')`},
+	alone: `SELECT GET_LOCK('waxseal', 60)`,
 
 	exists:   mysqlError(1062),
 	busy:     mysqlError(1213, 1205),
@@ -142,11 +143,6 @@ func (d *dialect) bind(query string) string {
 		n++
 	}
 	return b.String()
-}
-
-// within puts the statements of a migration between what makes them exclusive.
-func (d *dialect) within(statements []string) []string {
-	return slices.Concat(d.before, statements, d.after)
 }
 
 // lost reports whether the error means that the connection is gone, or could not

@@ -149,12 +149,47 @@ func (s *Store) Migrate(ctx context.Context) (from, to int, err error) {
 		return from, from, s.explain(ctx, ctx, "migration", err)
 	}
 	defer conn.Close()
-	for _, statement := range s.within(s.Migration(from)) {
-		if _, err := conn.ExecContext(ctx, statement); err != nil {
-			conn.Raw(func(any) error { return errBadConnection }) // with its locks and transaction
-			first, _, _ := strings.Cut(statement, "\n")
-			return from, from, fmt.Errorf("migration: %s: %s: %w", s.product, first, err)
-		}
+	if from, err = s.migrate(ctx, conn); err != nil {
+		conn.Raw(func(any) error { return errBadConnection }) // with its locks and transaction
+		return from, from, fmt.Errorf("migration: %s: %w", s.product, err)
 	}
 	return from, len(migrations), nil
+}
+
+// migrate does on one connection what Migrate has to do. What version there is
+// counts once nobody else migrates: it may have been a newer program that did.
+func (s *Store) migrate(ctx context.Context, conn *sql.Conn) (from int, err error) {
+	run := func(statements []string) error {
+		for _, statement := range statements {
+			if _, err := conn.ExecContext(ctx, statement); err != nil {
+				first, _, _ := strings.Cut(statement, "\n")
+				return fmt.Errorf("%s: %w", first, err)
+			}
+		}
+		return nil
+	}
+	if err := run(s.before); err != nil {
+		return 0, err
+	}
+	if s.alone != "" {
+		var alone sql.NullInt64
+		if err := conn.QueryRowContext(ctx, s.alone).Scan(&alone); err != nil || alone.Int64 != 1 {
+			return 0, errors.Join(errors.New("another client migrates; try again when it is done"), err)
+		}
+	}
+	meta := s.statements(migrations[0])[:1] // the table of versions
+	if err := run(meta); err != nil {
+		return 0, err
+	}
+	err = conn.QueryRowContext(ctx, `SELECT value FROM waxseal_meta WHERE name = 'schema'`).Scan(&from)
+	switch {
+	case err != nil && !errors.Is(err, sql.ErrNoRows):
+		return 0, err
+	case from > len(migrations):
+		return from, fmt.Errorf("a newer waxseal has just made the tables of version %d", from)
+	}
+	if err := run(s.Migration(from)); err != nil {
+		return from, err
+	}
+	return from, run(s.after)
 }

@@ -235,6 +235,79 @@ func TestMigrationByManyAtOnceAndTwice(t *testing.T) {
 	})
 }
 
+// A migration that is cut short, after any of its steps, is done by the next one.
+// One that has to wait for a newer program's leaves that one's version.
+func TestMigrationCutShort(t *testing.T) {
+	servers(t, func(t *testing.T, p place) {
+		direct, addr := p.url(t, "")
+		proxy := sqltest.NewProxy(t, addr)
+		db := p.direct(t, direct)
+		cut := 0
+		for n := 1; ; n += 3 {
+			s := openAt(t, strings.Replace(direct, addr, proxy.Addr, 1)+"&connections=1", sqlstore.Options{})
+			proxy.CutAt(n)
+			_, _, err := s.Migrate(t.Context())
+			if !proxy.WasCut() {
+				break
+			}
+			cut++
+			if _, to, again := s.Migrate(t.Context()); again != nil || to != sqlstore.SchemaVersion() {
+				t.Errorf("cut at piece %d (%v), then to %d, %v", n, err, to, again)
+			}
+			create(t, s, "example.com", newKey(t, "a"))
+			execute(t, db, "DROP TABLE waxseal_key, waxseal_slot, waxseal_history, waxseal_node, waxseal_domain, waxseal_meta")
+		}
+		if cut < 5 {
+			t.Errorf("cut only %d times", cut)
+		}
+	})
+}
+
+func TestMigrationBesideANewerProgram(t *testing.T) {
+	servers(t, func(t *testing.T, p place) {
+		u, _ := p.url(t, "")
+		db := p.direct(t, u)
+		newer, err := db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := func(statements ...string) {
+			t.Helper()
+			for _, s := range statements {
+				if _, err := newer.ExecContext(t.Context(), s); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		begin, end := []string{"BEGIN", "SELECT pg_advisory_xact_lock(20264871)"}, []string{"COMMIT"}
+		waiting := "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+		if p.name == "MariaDB" {
+			begin, end = []string{"SELECT GET_LOCK('waxseal', 60)"}, []string{"SELECT RELEASE_LOCK('waxseal')"}
+			waiting = "SELECT count(*) FROM information_schema.processlist WHERE state = 'User lock' AND db = DATABASE()"
+		}
+		run(begin...)
+		s := openAt(t, u, sqlstore.Options{})
+		done := make(chan error)
+		go func() {
+			_, _, err := s.Migrate(t.Context())
+			done <- err
+		}()
+		for n := 0; n == 0; {
+			if err := db.QueryRow(waiting).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run("CREATE TABLE waxseal_meta (name varchar(253) PRIMARY KEY, value bigint)", "INSERT INTO waxseal_meta VALUES ('schema', 99)")
+		run(end...)
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "newer") {
+			t.Errorf("the older program: %v", err)
+		}
+		if v, err := s.Schema(t.Context()); v != 99 {
+			t.Errorf("the tables are of version %d, %v", v, err)
+		}
+	})
+}
+
 func TestWithoutTables(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		u, _ := p.url(t, "")
