@@ -46,7 +46,8 @@ func openStoreAt(d *decoded, url string, warn func(what string, err error)) (_ k
 	}
 	path, ok := keystoreDir(url)
 	if !ok {
-		return nil, "write dir:PATH, a bare path, sqlite:PATH, postgres://HOST/DATABASE, mysql://HOST/DATABASE, redis://HOST, vault://HOST or ldaps://HOST/BASE", fmt.Errorf("%q is no keystore", url)
+		scheme, _, _ := strings.Cut(url, ":") // what follows may have a password in it
+		return nil, "write dir:PATH, a bare path, sqlite:PATH, postgres://HOST/DATABASE, mysql://HOST/DATABASE, redis://HOST, vault://HOST or ldaps://HOST/BASE", fmt.Errorf("%.20q is no kind of keystore", scheme)
 	}
 	wrapper, err := readWrapper(d)
 	if err != nil {

@@ -110,6 +110,22 @@ func TestQueriesAreForDatabases(t *testing.T) {
 	c.without("[keystore]\nurl = \"mysql://ann:hunter2@localhost/x\"\n", "key list", exitFailed, "password_file")
 }
 
+// However a password gets into a URL, no error tells it.
+func TestNoErrorTellsAPassword(t *testing.T) {
+	c := newCLI(t)
+	for _, url := range []string{
+		"mysql://ann:hunter2@localhost/x", "postgres://ann:hunter2/3@localhost", "postgres://ann:hunter2/3@localhost/x", "postgres://localhost/x?password=hunter2",
+		"postgresq://ann:hunter2@localhost/x", "ann:hunter2@tcp(localhost)/x", "postgres:ann:hunter2@localhost/x",
+	} {
+		for _, line := range []string{"key list --keystore " + url, "store copy " + url + " " + t.TempDir(), "store copy " + t.TempDir() + " " + url} {
+			r := c.plain("", append(strings.Fields(line), "--config", writeFile(t, "waxseal.toml", ""))...)
+			if r.code != exitFailed || strings.Contains(r.stdout+r.stderr, "hunter2") {
+				t.Errorf("%s: exit status %d\n%s%s", line, r.code, r.stdout, r.stderr)
+			}
+		}
+	}
+}
+
 func TestKeystoresOfEveryKind(t *testing.T) {
 	for _, test := range []struct{ url, want string }{
 		{"redis://127.0.0.1:1", ""},
@@ -118,7 +134,7 @@ func TestKeystoresOfEveryKind(t *testing.T) {
 		{"vault+http://127.0.0.1:1/secret/waxseal?token_file=/does/not/matter", ""},
 		{"ldaps://127.0.0.1:1/dc=example?layout=zimbra", ""},
 		{"ldaps://127.0.0.1:1/dc=example", "layout"},
-		{"gopher://127.0.0.1", "no keystore"},
+		{"gopher://127.0.0.1", "no kind of keystore"},
 	} {
 		d, err := decodeConfig("waxseal.toml", "[keystore]\nurl = \""+test.url+"\"\n")
 		if err != nil {

@@ -122,6 +122,9 @@ func parseURL(text string) (*source, error) {
 	return s, nil
 }
 
+// errHost quotes nothing: a password with a slash ends where the port would be.
+var errHost = errors.New("between // and / want USER@ or nothing, and then HOST or HOST:PORT, or several of these with commas between")
+
 func (s *source) readHosts(authority string) error {
 	port := map[string]string{"postgres": "5432", "mysql": "3306"}[s.kind]
 	if (authority == "") != (s.socketPath != "") {
@@ -139,11 +142,11 @@ func (s *source) readHosts(authority string) error {
 			h = host{name, p}
 		}
 		if n, err := strconv.ParseUint(h.port, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("host %.80q: want HOST or HOST:PORT", text)
+			return errHost
 		}
 		address, err := netip.ParseAddr(h.name)
 		if err != nil && (h.name == "" || strings.ContainsAny(h.name, ":/@[]' \\")) {
-			return fmt.Errorf("host %.80q: want HOST or HOST:PORT", text)
+			return errHost
 		}
 		local = local && (address.IsLoopback() || h.name == "localhost")
 		s.hosts = append(s.hosts, h)

@@ -40,6 +40,7 @@ func TestParseURLRefuses(t *testing.T) {
 		{"sqlite:a?mode=ro", "without options"},
 		{"postgres://ws:hunter2@db/keys", "password_file"},
 		{"postgres://ws:hunter%@db/keys", "password_file"},
+		{"postgres://ws:hunter2/3@db", "HOST:PORT"},
 		{"postgres://db", "want postgres://"},
 		{"postgres://db/", "want postgres://"},
 		{"postgres:db/keys", "want postgres://"},
