@@ -1,14 +1,12 @@
 package main
 
-// The keystore as a whole: its tables, how it is, and copies of it.
+// The keystore as a whole: its tables, and how it is.
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -50,6 +48,9 @@ let nobody else change a schema.`,
 			}
 			if _, ok := keystoreDir(d.Keystore.URL); ok {
 				return fmt.Errorf("keystore %s: a directory has no tables, and nothing is to be done", d.Keystore.URL)
+			}
+			if !sqlstore.IsURL(d.Keystore.URL) {
+				return errors.New("this keystore has no tables, and nothing is to be done")
 			}
 			if !a.dryRun {
 				if _, err := sqlstore.CreateFile(d.Keystore.URL); err != nil {
@@ -265,210 +266,4 @@ func nodeName(config *decoded) string {
 		return name + "/" + config.Listen[listener].Address.String()
 	}
 	return name
-}
-
-func (a *app) storeCopyCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "copy FROM TO",
-		Short: "Copy a keystore into another",
-		Long: `Copy all domains with their keys, slots and history from one keystore into another.
-What is written is read back, compared, and each key tested.
-
-A copy that was broken off is begun again and goes on with what is missing; so is
-one that should take over what has changed since. A domain that has changed in TO
-is left alone and told: then the exit status is 1. Keys are changed by daemons and
-commands that use either keystore, so stop them, or let them use FROM, until all
-use TO. Keys in Vault's transit engine cannot be copied, nor any key into a
-keystore that has its keys made there.`,
-		Example: `  waxseal store copy /var/lib/waxseal/keys sqlite:/var/lib/waxseal/keys.db
-  waxseal store copy /var/lib/waxseal/keys "postgres://waxseal@db1,db2/mail?password_file=/etc/waxseal/db" --dry-run`,
-		Args: cobra.ExactArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			if args[0] == args[1] {
-				return misused(errors.New("FROM and TO are the same keystore"))
-			}
-			d, err := a.loadConfig()
-			if err != nil {
-				return err
-			}
-			from, remedy, err := openStoreAt(d, args[0], a.warn)
-			if err != nil {
-				return withHint(fmt.Errorf("FROM: %w", err), "%s", remedy)
-			}
-			target := *d
-			target.Keystore.URL = args[1]
-			var to keystore.Store
-			if a.dryRun {
-				to, remedy, err = openStoreAt(&target, args[1], a.warn)
-			} else {
-				to, err = makeStore(c.Context(), &target, a.warn, a.madeStore)
-			}
-			if err != nil {
-				return withHint(fmt.Errorf("TO: %w", err), "%s", remedy)
-			}
-			if makesKeys(to) {
-				return fmt.Errorf("TO: %w", errNoImport)
-			}
-			return a.copyStore(c.Context(), from, to)
-		},
-	}
-	a.configFlag(c)
-	a.jsonFlag(c)
-	a.dryRunFlag(c)
-	return c
-}
-
-// copiers is how many domains are copied at a time.
-const copiers = 8
-
-// copied counts what became of domains.
-type copied struct {
-	Copied  int `json:"copied"`
-	Same    int `json:"same"`
-	Refused int `json:"refused"`
-}
-
-func (a *app) copyStore(ctx context.Context, from, to keystore.Store) error {
-	names := make(chan string)
-	var mu sync.Mutex // guards count and what is printed
-	var count copied
-	var running sync.WaitGroup
-	for range copiers {
-		running.Go(func() {
-			for name := range names {
-				wrote, err := copyDomain(ctx, from, to, name, a.dryRun)
-				mu.Lock()
-				switch {
-				case errors.Is(err, errNotInSource):
-				case err != nil:
-					count.Refused++
-					a.report(err)
-				case wrote:
-					count.Copied++
-				default:
-					count.Same++
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	_, err := a.eachDomainOrAll(ctx, from, nil, func(domain string) error {
-		select {
-		case names <- domain:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
-	close(names)
-	running.Wait()
-	if err != nil {
-		return err
-	}
-	verb := "copied"
-	if a.dryRun {
-		verb = "to copy"
-	}
-	if a.json {
-		err = a.printJSON(count)
-	} else {
-		_, err = fmt.Fprintf(a.stdout, "%s: %d, there already: %d, not copied: %d\n", verb, count.Copied, count.Same, count.Refused)
-	}
-	if err == nil && count.Refused > 0 {
-		return errFindings
-	}
-	return err
-}
-
-// errNotInSource means that a domain was listed and is not there.
-var errNotInSource = errors.New("not in the keystore to copy from")
-
-// copyDomain makes a domain of one store that of another, unless it is so
-// already, and tests the result.
-func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRun bool) (wrote bool, err error) {
-	source, err := from.Domain(ctx, name)
-	if errors.Is(err, keystore.ErrNotFound) {
-		return false, errNotInSource
-	}
-	if err == nil {
-		err = source.Whole()
-	}
-	if err != nil {
-		return false, err
-	}
-	there, err := to.Domain(ctx, name)
-	switch {
-	case errors.Is(err, keystore.ErrNotFound):
-		there = &keystore.Domain{Name: name}
-	case err != nil:
-		return false, err
-	}
-	if err := there.Whole(); err != nil {
-		return false, err
-	}
-	next := *source
-	next.Version = there.Version
-	wrote = there.Version == 0 || !sameDomain(there, source)
-	switch {
-	case !wrote:
-	case dryRun:
-		return true, exportable(ctx, source, there)
-	default:
-		err := to.Update(ctx, &next)
-		if errors.Is(err, keystore.ErrRemote) {
-			return false, err
-		}
-		if err != nil {
-			return false, fmt.Errorf("TO has it otherwise: %w", err)
-		}
-		if there, err = to.Domain(ctx, name); err != nil {
-			return false, err
-		}
-		if !sameDomain(there, source) {
-			return false, fmt.Errorf("domain %s: what was written reads otherwise", name)
-		}
-	}
-	if dryRun {
-		return false, nil
-	}
-	return wrote, errors.Join(keystore.CheckKeys(ctx, to, name)...)
-}
-
-// exportable reports why the new keys of a domain cannot be copied, or nil.
-func exportable(ctx context.Context, source, there *keystore.Domain) error {
-	for i := range source.Keys {
-		k := &source.Keys[i]
-		if k.State == keystore.Removed || !source.IsNew(there, k) {
-			continue
-		}
-		half, err := k.MarshalPrivate(ctx, source.Name, nil)
-		if err != nil {
-			return fmt.Errorf("domain %s: %w", source.Name, err)
-		}
-		clear(half)
-	}
-	return nil
-}
-
-// sameDomain compares all but versions and private halves.
-func sameDomain(a, b *keystore.Domain) bool {
-	return slices.EqualFunc(a.Keys, b.Keys, sameKey) && slices.Equal(a.Slots, b.Slots) &&
-		slices.EqualFunc(a.History, b.History, func(a, b keystore.Event) bool {
-			at := a.Time.Equal(b.Time)
-			a.Time, b.Time = time.Time{}, time.Time{}
-			return at && a == b
-		})
-}
-
-func sameKey(a, b keystore.Key) bool {
-	for _, t := range [][2]time.Time{
-		{a.Created, b.Created}, {a.Activated, b.Activated}, {a.Retired, b.Retired}, {a.Revoked, b.Revoked}, {a.Removed, b.Removed},
-		{a.Published, b.Published}, {a.Seen, b.Seen}, {a.Ready, b.Ready}, {a.Withdrawn, b.Withdrawn},
-	} {
-		if !t[0].Equal(t[1]) {
-			return false
-		}
-	}
-	return a.Selector == b.Selector && a.Algorithm == b.Algorithm && a.State == b.State && slices.Equal(a.Public, b.Public) &&
-		a.Urgent == b.Urgent && a.Note == b.Note && a.Reason == b.Reason
 }

@@ -104,5 +104,8 @@ func (a *app) rewrap(ctx context.Context, domains []string) error {
 		}
 		a.notice("%d keys of %d domains %s", len(r.Keys), r.Domains, verb)
 	}
-	return errors.Join(err, failed)
+	if err == nil {
+		err = failed
+	}
+	return err
 }

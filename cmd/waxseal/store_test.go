@@ -1,11 +1,19 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"waxseal/keystore"
 )
 
 func TestKeystoreInSQLite(t *testing.T) {
@@ -61,6 +69,8 @@ func TestStoreMigrateDryRun(t *testing.T) {
 	c.fails("", "check", exitFailed, "version 0")
 	c.store = filepath.Join(t.TempDir())
 	c.fails("", "store migrate", exitFailed, "a directory has no tables")
+	c.store = "redis://127.0.0.1:1"
+	c.fails("", "store migrate", exitFailed, "has no tables")
 }
 
 // without runs a command without --keystore.
@@ -97,9 +107,91 @@ func TestStoreCopy(t *testing.T) {
 		t.Errorf("the change was not copied:\n%s", out)
 	}
 	c.ok("", "key new example.com --selector there")
+	c.without("", "store copy "+from+" "+to+" --dry-run", exitFailed, "example.com", "TO has it otherwise", "to copy: 0", "not copied: 1")
 	c.without("", "store copy "+from+" "+to, exitFailed, "example.com", "TO has it otherwise", "not copied: 1")
 	if out := c.ok("", "key list example.com"); !strings.Contains(out, "there") {
 		t.Errorf("what changed there was lost:\n%s", out)
+	}
+}
+
+// failingStore takes some changes, and then does not answer any more.
+type failingStore struct {
+	keystore.Store
+	updates atomic.Int64 // that it still takes
+}
+
+var errDead = errors.New("connection refused")
+
+func (s *failingStore) Update(ctx context.Context, d *keystore.Domain) error {
+	if s.updates.Add(-1) < 0 {
+		return errDead
+	}
+	return s.Store.Update(ctx, d)
+}
+
+func (s *failingStore) List(ctx context.Context, after string, limit int) ([]string, error) {
+	if s.updates.Load() < 0 {
+		return nil, errDead
+	}
+	return s.Store.List(ctx, after, limit)
+}
+
+// A keystore that does not answer any more is told once, not for each domain that
+// is left. The next run goes on with what is missing.
+func TestStoreCopyIsBrokenOff(t *testing.T) {
+	c := newCLI(t)
+	from := newDirWith(t, 50)
+	to := &failingStore{Store: newDirWith(t, 0)}
+	to.updates.Store(20)
+	var stdout, stderr bytes.Buffer
+	a := &app{stdout: &stdout, stderr: &stderr, now: func() time.Time { return c.now }}
+	if err := a.copyStore(t.Context(), from, to); !errors.Is(err, errDead) || !strings.Contains(err.Error(), "TO: ") {
+		t.Errorf("broken off: %v", err)
+	}
+	if stderr.Len() > 0 || !strings.HasPrefix(stdout.String(), "copied: ") {
+		t.Errorf("says\n%s%s", stdout.String(), stderr.String())
+	}
+	stdout.Reset()
+	if err := a.copyStore(t.Context(), from, to.Store); err != nil || !strings.HasSuffix(stdout.String(), "there already: 20, not copied: 0\n") {
+		t.Errorf("again: %v, %s", err, stdout.String())
+	}
+}
+
+// newDirWith makes a directory with so many domains.
+func newDirWith(t *testing.T, domains int) *keystore.Dir {
+	t.Helper()
+	store, err := keystore.OpenDir(t.TempDir(), keystore.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range domains {
+		if err := store.Update(t.Context(), &keystore.Domain{Name: fmt.Sprintf("d%d.example", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return store
+}
+
+// shortPages leaves some names out of each page, as a database does that has
+// rows which are no names.
+type shortPages struct{ keystore.Store }
+
+func (s shortPages) List(ctx context.Context, after string, limit int) ([]string, error) {
+	n := 0
+	if after != "" {
+		fmt.Sscanf(after, "d%d.example", &n)
+	}
+	var names []string
+	for n++; n <= 1500 && len(names) < 900; n++ {
+		names = append(names, fmt.Sprintf("d%04d.example", n))
+	}
+	return names, nil
+}
+
+func TestShortPagesEndNoList(t *testing.T) {
+	a, count := &app{}, 0
+	if failed, err := a.eachDomainOrAll(t.Context(), shortPages{}, nil, func(string) error { count++; return nil }); count != 1500 || failed != nil || err != nil {
+		t.Errorf("%d domains, %v, %v", count, failed, err)
 	}
 }
 

@@ -240,11 +240,11 @@ func TestMigrationByManyAtOnceAndTwice(t *testing.T) {
 func TestMigrationCutShort(t *testing.T) {
 	servers(t, func(t *testing.T, p place) {
 		direct, addr := p.url(t, "")
-		proxy := sqltest.NewProxy(t, addr)
+		proxy := storetest.NewProxy(t, "tcp", addr)
 		db := p.direct(t, direct)
 		cut := 0
 		for n := 1; ; n += 3 {
-			s := openAt(t, strings.Replace(direct, addr, proxy.Addr, 1)+"&connections=1", sqlstore.Options{})
+			s := openAt(t, strings.Replace(direct, addr, proxy.Address, 1)+"&connections=1", sqlstore.Options{})
 			proxy.CutAt(n)
 			_, _, err := s.Migrate(t.Context())
 			if !proxy.WasCut() {
@@ -254,7 +254,7 @@ func TestMigrationCutShort(t *testing.T) {
 			if _, to, again := s.Migrate(t.Context()); again != nil || to != sqlstore.SchemaVersion() {
 				t.Errorf("cut at piece %d (%v), then to %d, %v", n, err, to, again)
 			}
-			create(t, s, "example.com", newKey(t, "a"))
+			storetest.Create(t, s, "example.com", "a")
 			execute(t, db, "DROP TABLE waxseal_key, waxseal_slot, waxseal_history, waxseal_node, waxseal_domain, waxseal_meta")
 		}
 		if cut < 5 {
@@ -464,7 +464,7 @@ func TestHistoryPrunedByHand(t *testing.T) {
 		event := func(selector string) keystore.Event {
 			return keystore.Event{Time: now, Selector: selector, What: keystore.WasCreated}
 		}
-		d := &keystore.Domain{Name: "example.com", Keys: []keystore.Key{newKey(t, "a")}, History: []keystore.Event{event("a"), event("b"), event("c")}}
+		d := &keystore.Domain{Name: "example.com", Keys: []keystore.Key{storetest.Active(t, "a")}, History: []keystore.Event{event("a"), event("b"), event("c")}}
 		if err := s.Update(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
