@@ -437,7 +437,23 @@ func (a *app) loadStore() (keystore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openStore(d, a.warn)
+	return a.opening(openStore(d, a.warn))
+}
+
+// opening has a keystore closed when the command ends. SQLite then moves what is
+// in its journal into its one file.
+func (a *app) opening(store keystore.Store, err error) (keystore.Store, error) {
+	if c, ok := store.(io.Closer); ok && err == nil {
+		a.opened = append(a.opened, c)
+	}
+	return store, err
+}
+
+func (a *app) closeStores() {
+	for _, c := range a.opened {
+		c.Close()
+	}
+	a.opened = nil
 }
 
 // beginStore is loadStore for commands that may begin a new keystore.
@@ -447,9 +463,9 @@ func (a *app) beginStore(ctx context.Context) (keystore.Store, error) {
 		return nil, err
 	}
 	if a.dryRun {
-		return openStore(d, a.warn)
+		return a.opening(openStore(d, a.warn))
 	}
-	return makeStore(ctx, d, a.warn, a.madeStore)
+	return a.opening(makeStore(ctx, d, a.warn, a.madeStore))
 }
 
 func (a *app) warn(what string, err error) { a.notice("%s: %v", what, err) }

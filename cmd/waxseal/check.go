@@ -135,7 +135,7 @@ func (a *app) check(ctx context.Context) *report {
 		r.RSA = engine.Describe()
 	}
 
-	store, err := openStore(config, a.warn)
+	store, err := a.opening(openStore(config, a.warn))
 	if err != nil {
 		add("error", err)
 		return r

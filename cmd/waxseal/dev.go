@@ -28,7 +28,7 @@ func (a *app) prepareDev(ctx context.Context, config *decoded, name string) erro
 	if err != nil {
 		return misused(fmt.Errorf("--dev: %w", err))
 	}
-	store, err := makeStore(ctx, config, a.warn, a.madeStore)
+	store, err := a.opening(makeStore(ctx, config, a.warn, a.madeStore))
 	if err != nil {
 		return err
 	}

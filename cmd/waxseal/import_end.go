@@ -61,7 +61,7 @@ func (a *app) takeOver(ctx context.Context, t *takeover, f importFlags, compare 
 	case a.dryRun:
 	default:
 		if store == nil {
-			if store, err = makeStore(ctx, config, a.warn, a.madeStore); err != nil {
+			if store, err = a.opening(makeStore(ctx, config, a.warn, a.madeStore)); err != nil {
 				return err
 			}
 		}
@@ -111,7 +111,7 @@ func (a *app) importStore(ctx context.Context, t *takeover, config *decoded) (ke
 	if _, err := os.Stat(path); ok && errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	store, err := openStore(config, a.warn)
+	store, err := a.opening(openStore(config, a.warn))
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func (a *app) configAndStore() (*decoded, keystore.Store, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err := openStore(d, a.warn)
+	store, err := a.opening(openStore(d, a.warn))
 	return d, store, err
 }
 

@@ -47,10 +47,13 @@ type app struct {
 	confined   confinement // that of the process
 
 	started bool // a command's own work has begun, so errors are no misuse
+
+	opened []io.Closer // keystores, which are closed when the command ends
 }
 
 // run executes one command line and returns the exit status.
 func (a *app) run(args []string) int {
+	defer a.closeStores()
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetIn(a.stdin)

@@ -57,7 +57,7 @@ let nobody else change a schema.`,
 					return err
 				}
 			}
-			store, err := openStore(d, a.warn)
+			store, err := a.opening(openStore(d, a.warn))
 			if err != nil {
 				return err
 			}
@@ -124,7 +124,7 @@ when it was last heard of. The exit status is 1 if keys cannot be read or change
 			if err != nil {
 				return err
 			}
-			store, err := openStore(d, a.warn)
+			store, err := a.opening(openStore(d, a.warn))
 			if err != nil {
 				return err
 			}

@@ -43,6 +43,7 @@ keystore that has its keys made there.`,
 			if err != nil {
 				return about("FROM", err, remedy)
 			}
+			a.opening(from, nil)
 			target := *d
 			target.Keystore.URL = args[1]
 			var to keystore.Store
@@ -54,6 +55,7 @@ keystore that has its keys made there.`,
 			if err != nil {
 				return about("TO", err, remedy)
 			}
+			a.opening(to, nil)
 			return a.copyStore(c.Context(), from, to)
 		},
 	}

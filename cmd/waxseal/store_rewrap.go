@@ -75,7 +75,7 @@ func (a *app) rewrap(ctx context.Context, domains []string) error {
 		return withHint(errors.New("no key to encrypt with: keystore.key_encryption_key is not set"),
 			"make one with \"openssl rand -base64 32\", in a file that only the daemon may read")
 	}
-	store, err := openStore(d, a.warn)
+	store, err := a.opening(openStore(d, a.warn))
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,10 @@ func TestFirstKeyMakesTheSQLiteFile(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
+	// The file is whole: nothing is left in a journal beside it.
+	if beside, _ := filepath.Glob(strings.TrimPrefix(c.store, "sqlite:") + "-*"); len(beside) > 0 {
+		t.Errorf("beside it there is %q", beside)
+	}
 }
 
 func TestStoreMigrateDryRun(t *testing.T) {
