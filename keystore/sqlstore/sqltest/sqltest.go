@@ -100,6 +100,9 @@ func newServer(runAs string) (*Server, error) {
 			}
 		}
 	}
+	if err := s.certificates(); err != nil {
+		return nil, err
+	}
 	port, err := freePort()
 	s.Addr = "127.0.0.1:" + port
 	return s, err
@@ -206,8 +209,8 @@ func (s *Server) signal(sig syscall.Signal) {
 	}
 }
 
-// PostgreSQL is a server with password logins, and TLS by the certificate in
-// Certificate.
+// PostgreSQL is a server with password logins, and TLS. The user certified, whom
+// tests may make, needs a certificate as well.
 func PostgreSQL() (*Server, error) {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
@@ -222,23 +225,36 @@ func PostgreSQL() (*Server, error) {
 	if err := s.run(s.program(filepath.Join(bin, "initdb"), "-D", data, "-U", s.User, "--pwfile", s.PasswordFile, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")); err != nil {
 		return s, err
 	}
+	rules := filepath.Join(data, "pg_hba.conf")
+	others, err := os.ReadFile(rules)
+	if err != nil {
+		return s, err
+	}
+	if err := os.WriteFile(rules, append([]byte(certifiedRules), others...), 0o600); err != nil {
+		return s, err
+	}
 	s.serve(bin, data)
 	return s, s.Begin()
 }
+
+const certifiedRules = `hostssl all certified 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
+host    all certified 127.0.0.1/32 reject
+`
 
 // serve says how to start a PostgreSQL on its data.
 func (s *Server) serve(bin, data string) {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	s.command = func() *exec.Cmd {
 		return s.program(filepath.Join(bin, "postgres"), "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
-			"-c", "unix_socket_directories="+s.dir, "-c", "fsync=off", "-c", "max_connections=60")
+			"-c", "unix_socket_directories="+s.dir, "-c", "fsync=off", "-c", "max_connections=60", "-c", "ssl=on",
+			"-c", "ssl_ca_file="+s.File("ca.pem"), "-c", "ssl_cert_file="+s.File("server.pem"), "-c", "ssl_key_file="+s.File("server.key"))
 	}
 	s.ready = func() error {
 		return s.run(s.program(filepath.Join(bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", port))
 	}
 }
 
-// MariaDB is a server with password logins.
+// MariaDB is a server with password logins, and TLS.
 func MariaDB() (*Server, error) {
 	for _, name := range []string{"mariadbd", "mariadb-install-db"} {
 		if _, err := find(name); err != nil {
@@ -264,7 +280,7 @@ func MariaDB() (*Server, error) {
 	s.command = func() *exec.Cmd {
 		return s.program(server, "--no-defaults", "--datadir="+data, "--socket="+socket, "--port="+port, "--bind-address=127.0.0.1",
 			"--pid-file="+filepath.Join(s.dir, "pid"), "--init-file="+initial, "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M",
-			"--skip-name-resolve", "--skip-log-bin", "--tmpdir="+s.dir)
+			"--ssl-ca="+s.File("ca.pem"), "--ssl-cert="+s.File("server.pem"), "--ssl-key="+s.File("server.key"), "--skip-name-resolve", "--skip-log-bin", "--tmpdir="+s.dir)
 	}
 	s.ready = func() error {
 		c, err := net.Dial("tcp", s.Addr)
@@ -275,6 +291,10 @@ func MariaDB() (*Server, error) {
 	}
 	return s, s.Begin()
 }
+
+// File is a file of the server. The authority of its certificate is in ca.pem; a
+// client's certificate and key are in client.pem and client.key.
+func (s *Server) File(name string) string { return filepath.Join(s.dir, name) }
 
 // Socket is the unix socket of MariaDB, and Directory the directory that has
 // that of PostgreSQL.
