@@ -123,7 +123,7 @@ func TestOtherProductsKeysConform(t *testing.T) {
 		s.must("SET", "dkim-signing-table:"+name, name)
 	}
 	url := "redis://" + s.address() + "?layout="
-	for _, layout := range []string{"mailcow", "rspamd&keys=DKIM_PRIV_KEYS&selector=dkim", "opendkim-ng"} {
+	for _, layout := range []string{"mailcow", "rspamd&keys=DKIM_PRIV_KEYS&selector=dkim", "opendkim-ng&keys=dkim-key-table&selectors=dkim-signing-table"} {
 		storetest.RunReadOnly(t, open(t, url+layout, Options{}), names...)
 	}
 }
