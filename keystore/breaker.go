@@ -18,10 +18,11 @@ const (
 	// it goes on: with a store that swallows packets, errors come too late.
 	slowLoad = loadTimeout / 2
 
-	// probeTimeout bounds the question whether the store is down, and loadTimeout
-	// the questions whether it is up again: a client with several hosts may need
-	// its time to find the one that answers. probePause is the time between two of
-	// them, which doubles up to maxProbePause.
+	// probeTimeout is how long a store that is up may take to answer the probe.
+	// Once it is down the probe waits for loadTimeout, since a client with several
+	// hosts may need its time to find the one that answers; then the next answer
+	// counts. probePause is the time between two questions, which doubles up to
+	// maxProbePause.
 	probeTimeout  = 2 * time.Second
 	probePause    = time.Second
 	maxProbePause = 15 * time.Second
@@ -117,7 +118,11 @@ func (c *Cache) probe(cause error) {
 		if down != nil {
 			timeout = loadTimeout
 		}
+		asked := time.Now()
 		err := c.askProbe(timeout)
+		if took := time.Since(asked); answered(err) && took > probeTimeout {
+			err, pause = fmt.Errorf("an answer takes %v", took.Round(100*time.Millisecond)), probePause
+		}
 		now := c.opts.Now()
 		switch {
 		case answered(err):

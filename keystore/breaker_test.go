@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,24 +130,32 @@ func TestCacheDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	})
 }
 
-// slowlyBack is a store that is up again, but takes its time: its client has to
-// find out first that one of its hosts is silent.
-type slowlyBack struct{ *fakeStore }
-
-func (s slowlyBack) Domain(ctx context.Context, name string) (*Domain, error) {
-	select {
-	case <-time.After(probeTimeout + time.Second):
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	return s.fakeStore.Domain(ctx, name)
+// slowStore takes its time for every answer, or only for the first one that is no
+// error, as a client does that has to find out that one of its hosts is silent.
+type slowStore struct {
+	*fakeStore
+	always bool
+	found  atomic.Bool
 }
 
-func TestStoreThatIsSlowlyBackIsFoundUp(t *testing.T) {
+func (s *slowStore) Domain(ctx context.Context, name string) (*Domain, error) {
+	if s.always || !s.found.Load() {
+		select {
+		case <-time.After(probeTimeout + time.Second):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	d, err := s.fakeStore.Domain(ctx, name)
+	s.found.Store(answered(err))
+	return d, err
+}
+
+func TestStoreThatNeedsTimeToBeFoundIsFoundUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeStore(t, "example.com")
 		fake.err = errors.New("connection refused")
-		c := NewCache(slowlyBack{fake}, CacheOptions{})
+		c := NewCache(&slowStore{fakeStore: fake}, CacheOptions{})
 		defer c.Close()
 		for i := range breakerFailures {
 			c.Signing(t.Context(), fmt.Sprintf("d%d.example", i))
@@ -161,6 +170,26 @@ func TestStoreThatIsSlowlyBackIsFoundUp(t *testing.T) {
 			t.Errorf("down for %v, though it answers", down)
 		}
 		mustSign(t, c, "example.com")
+	})
+}
+
+// A store that is always slow does not go up and down.
+func TestStoreThatIsSlowStaysDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFakeStore(t)
+		fake.err = errors.New("connection refused")
+		downs := &downLog{}
+		c := NewCache(&slowStore{fakeStore: fake, always: true}, CacheOptions{OnDown: downs.add})
+		defer c.Close()
+		for i := range breakerFailures {
+			c.Signing(t.Context(), fmt.Sprintf("d%d.example", i))
+		}
+		time.Sleep(time.Minute)
+		fake.set(func() { fake.err = nil })
+		time.Sleep(downReport)
+		if got := downs.take(); c.Down() == 0 || len(got) != 2 || !strings.Contains(got[1], "an answer takes 3s") {
+			t.Errorf("down for %v; told %q", c.Down(), got)
+		}
 	})
 }
 
