@@ -227,7 +227,7 @@ func (c *Cache) lookup(ctx context.Context, key string) (*entry, error) {
 	}
 	now := c.opts.Now().UnixNano()
 	switch age := now - e.checked; {
-	case e.change != c.change(key).Load() || age >= 2*e.refresh:
+	case c.outdated(key, e, age):
 		return c.wait(ctx, key, e)
 	case (age >= e.refresh || c.marked(e)) && e.reloading.CompareAndSwap(0, now):
 		c.entries.Refresh(ctx, key, (*loader)(c))
@@ -239,11 +239,17 @@ func (c *Cache) lookup(ctx context.Context, key string) (*entry, error) {
 // cached is lookup where that takes no look at the store.
 func (c *Cache) cached(key string) (e *entry, err error, ok bool) {
 	e, ok = c.entries.GetIfPresent(key)
-	if !ok || e.change != c.change(key).Load() || c.opts.Now().UnixNano()-e.checked >= 2*e.refresh {
+	if !ok || c.outdated(key, e, c.opts.Now().UnixNano()-e.checked) {
 		return nil, nil, false
 	}
 	e, err = c.lookup(c.ctx, key)
 	return e, err, true
+}
+
+// outdated reports whether the entry is not to be served before the store was
+// asked. One of the future is: the clock was set back.
+func (c *Cache) outdated(key string, e *entry, age int64) bool {
+	return e.change != c.change(key).Load() || age >= 2*e.refresh || age < 0
 }
 
 // marked reports whether the entry was last refreshed in vain, and the store is

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -189,6 +190,21 @@ func TestCacheRefreshesInTheBackgroundWhenUsed(t *testing.T) {
 // sameSigner tells two Ed25519 keys, which are slices, by their memory.
 func sameSigner(a, b SigningKey) bool {
 	return fmt.Sprintf("%p", a.Signer) == fmt.Sprintf("%p", b.Signer)
+}
+
+// A clock that is set back makes no entry young again.
+func TestCacheReadsAnewWhenTheClockIsSetBack(t *testing.T) {
+	var back atomic.Int64
+	now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+	inBubble(t, CacheOptions{Refresh: time.Minute, Now: now}, func(t *testing.T, s *fakeStore, c *Cache, _ *errorLog) {
+		mustSign(t, c, "example.com")
+		s.put(&Domain{Name: "example.com", Version: 2, Keys: []Key{s.key(t, "b", Active)}})
+		back.Store(int64(24 * time.Hour))
+		time.Sleep(2 * time.Minute)
+		if got := mustSign(t, c, "example.com"); selectors(got) != "b" {
+			t.Errorf("signs with %q", selectors(got))
+		}
+	})
 }
 
 // An answer of long ago could name a key whose record is gone.
