@@ -20,7 +20,9 @@ func (a *app) storeCopyCommand() *cobra.Command {
 		Use:   "copy FROM TO",
 		Short: "Copy a keystore into another",
 		Long: `Copy all domains with their keys, slots and history from one keystore into another.
-What is written is read back, compared, and each key tested.
+What is written is read back, compared, and each key tested. With
+keystore.key_encryption_key set, keys are encrypted with it in TO, whether they are
+in FROM or not; without it they are written as they are, and encrypted ones refused.
 
 A copy that was broken off is begun again and goes on with what is missing; so is
 one that should take over what has changed since. A domain that has changed in TO

@@ -56,8 +56,8 @@ var postgres = &dialect{
 	busy:     postgresError("40001", "40P01", "55P03"),
 	noTable:  postgresError("42P01", "42703"),
 	readOnly: postgresError("25006"),
-	down:     postgresError("57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"),
 	pooled:   postgresError("26000", "42P05"),
+	down:     postgresError("57P01", "57P02", "57P03", "57P05", "08000", "08003", "08006", "08P01", "53300"), // 08P01 is PgBouncer's
 
 	readOnlyRemedy: namePrimary,
 }
@@ -86,7 +86,7 @@ var mariadb = &dialect{
 	noTable:  mysqlError(1146, 1054),
 	readOnly: mysqlError(1290, 1792, 1836),
 	pooled:   func(error) bool { return false },
-	down:     mysqlError(1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169),
+	down:     mysqlError(1040, 1047, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169), // 1047: a node outside its Galera cluster
 
 	readOnlyRemedy: namePrimary,
 }
