@@ -168,7 +168,7 @@ func TestSilentHostIsAskedLast(t *testing.T) {
 		}
 
 		// A caller in a hurry proves nothing.
-		f, hosts = fakeFailover("silent ok")
+		f, _ = fakeFailover("silent ok")
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		f.Connect(ctx)

@@ -30,6 +30,10 @@ const (
 	connectionIdle = 2 * time.Minute
 
 	maxPassword = 4096
+
+	// maxAddresses is how many silent addresses a name may have before the next
+	// host is asked.
+	maxAddresses = 3
 )
 
 // openDatabase makes the pool for a URL. Nothing is connected to.
@@ -122,7 +126,8 @@ func openPostgres(d *database, s *source, password func() (string, error)) error
 		}
 		hosts = append(hosts, stdlib.GetConnector(*config, stdlib.OptionBeforeConnect(withPassword)))
 	}
-	f := newFailover(hosts, s.connectTimeout)
+	// pgx itself gives each address of a host its time.
+	f := newFailover(hosts, maxAddresses*s.connectTimeout)
 	if len(hosts) > 1 && (s.sessionAttrs == "" || s.sessionAttrs == preferStandby) {
 		f.readOnlyQuery, f.readOnly = `SHOW transaction_read_only`, s.sessionAttrs == preferStandby
 	}

@@ -243,7 +243,7 @@ func TestMigrationCutShort(t *testing.T) {
 		proxy := storetest.NewProxy(t, "tcp", addr)
 		db := p.direct(t, direct)
 		cut := 0
-		for n := 1; ; n += 3 {
+		for n := 1; ; n += 5 {
 			s := openAt(t, strings.Replace(direct, addr, proxy.Address, 1)+"&connections=1", sqlstore.Options{})
 			proxy.CutAt(n)
 			_, _, err := s.Migrate(t.Context())
