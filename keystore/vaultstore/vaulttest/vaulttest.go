@@ -410,8 +410,9 @@ func (k *Key) answer() object {
 func (f *Server) sign(w http.ResponseWriter, k *Key, hash string, body json.RawMessage) {
 	f.signing++
 	f.Most = max(f.Most, f.signing)
+	slow := f.SlowSign
 	f.Mu.Unlock()
-	time.Sleep(f.SlowSign)
+	time.Sleep(slow)
 	f.Mu.Lock()
 	f.signing--
 	var in struct {
