@@ -109,6 +109,13 @@ type vaultKV1 struct {
 	writes  int                        // guarded by mu
 }
 
+// written is how often something was written.
+func (v *vaultKV1) written() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.writes
+}
+
 func (v *vaultKV1) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -170,9 +177,9 @@ func TestRspamdVault(t *testing.T) {
 	p.signs(t, "example.com", "ed1", "rsa1")
 	p.signs(t, "example.net", "rsa1")
 	p.signs(t, "stranger.example")
-	writes := v.writes
+	writes := v.written()
 	p.commandsKnow(t, "ed1.example.com", "rsa1.example.com", "rsa1.example.net")
-	if v.writes != writes {
+	if v.written() != writes {
 		t.Error("Vault was written to")
 	}
 	fresh := rspamadm("example.net", "roll", "-T", "7") // the old key signs for another week
