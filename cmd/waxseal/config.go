@@ -96,9 +96,12 @@ type KeystoreConfig struct {
 	URL string `toml:"url"`
 
 	// Where a database has the keys in tables of another program, the query that
-	// returns the selector and the private key of each key of the domain ?, such
-	// as "SELECT selector, private_key FROM keys WHERE domain = ?". All keys are
-	// active, and nothing is changed. Programs that are known need none: the
+	// returns the selector, the private key and the domain of each key of the
+	// domain ?, such as "SELECT selector, private_key, domain FROM keys WHERE
+	// domain = ?". A row with another domain, which to most collations of MySQL is
+	// the same if accents are all that differs, does not count; the domain % is
+	// any. Without the third column all rows count. All keys are active, and
+	// nothing is changed. Programs that are known need none: the
 	// option "preset=opendkim" of the URL, or froxlor, ispconfig, modoboa, postal
 	// or vexim, is enough. Needs a restart.
 	KeyQuery string `toml:"key_query"`

@@ -3,8 +3,7 @@ package sqlstore
 import (
 	"context"
 	"crypto"
-	"encoding/base64"
-	"encoding/pem"
+	"database/sql"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -21,7 +20,9 @@ import (
 // Queries are how keys are found in the tables of another program.
 type Queries struct {
 	// Keys returns the selector and the private key of each key of the domain
-	// that each ? stands for.
+	// that each ? stands for. If there is a third column, it is the domain as the
+	// row has it, or % for any: rows of other domains are passed over. To many
+	// collations of MySQL, exämple.com is equal to example.com.
 	Keys string
 
 	// List returns up to LIMIT ? domains that sort after the first ?.
@@ -48,7 +49,7 @@ var presets = map[string]Queries{
 	// an author, and leads to the key. A key with the domain % signs as the
 	// author's, and gives way to one of that domain.
 	"opendkim": {
-		Keys: `SELECT k.selector, k.private_key FROM TABLESdkim k WHERE EXISTS (SELECT 1 FROM TABLESdkim_signing s WHERE s.dkim_id = k.id) AND (k.domain_name = ? ` +
+		Keys: `SELECT k.selector, k.private_key, k.domain_name FROM TABLESdkim k WHERE EXISTS (SELECT 1 FROM TABLESdkim_signing s WHERE s.dkim_id = k.id) AND (k.domain_name = ? ` +
 			`OR k.domain_name = '%' AND NOT EXISTS (SELECT 1 FROM TABLESdkim o JOIN TABLESdkim_signing s ON s.dkim_id = o.id WHERE o.domain_name = ? AND o.selector = k.selector))`,
 		List:    `SELECT DISTINCT k.domain_name FROM TABLESdkim k WHERE k.domain_name > ? AND EXISTS (SELECT 1 FROM TABLESdkim_signing s WHERE s.dkim_id = k.id) ORDER BY 1 LIMIT ?`,
 		Senders: `SELECT s.author, k.domain_name, k.selector FROM TABLESdkim_signing s JOIN TABLESdkim k ON k.id = s.dkim_id WHERE s.author IN (?)`,
@@ -56,29 +57,29 @@ var presets = map[string]Queries{
 	// Postal signs with a domain's key once it has seen its record, and names the
 	// selector after the setting dns.dkim_identifier: the option dkim_identifier.
 	"postal": {
-		Keys:   `SELECT dkim_identifier_string, dkim_private_key FROM domains WHERE name = ? AND dkim_status = 'OK'`,
+		Keys:   `SELECT dkim_identifier_string, dkim_private_key, name FROM domains WHERE name = ? AND dkim_status = 'OK'`,
 		List:   `SELECT DISTINCT name FROM domains WHERE name > ? AND dkim_status = 'OK' ORDER BY 1 LIMIT ?`,
 		prefix: "postal-",
 	},
 	// Modoboa's own view. The path is empty until a job of Modoboa has made the key.
 	"modoboa": {
-		Keys: `SELECT selector, private_key_path FROM dkim WHERE domain_name = ? AND private_key_path <> ''`,
+		Keys: `SELECT selector, private_key_path, domain_name FROM dkim WHERE domain_name = ? AND private_key_path <> ''`,
 		List: `SELECT DISTINCT domain_name FROM dkim WHERE domain_name > ? AND private_key_path <> '' ORDER BY 1 LIMIT ?`,
 	},
 	// ISPConfig signs for no domain that is switched off or has no key yet, and
 	// takes an empty selector for "default".
 	"ispconfig": {
-		Keys: `SELECT COALESCE(NULLIF(dkim_selector, ''), 'default'), dkim_private FROM mail_domain WHERE domain = ? AND dkim = 'y' AND active = 'y' AND dkim_private <> ''`,
+		Keys: `SELECT COALESCE(NULLIF(dkim_selector, ''), 'default'), dkim_private, domain FROM mail_domain WHERE domain = ? AND dkim = 'y' AND active = 'y' AND dkim_private <> ''`,
 		List: `SELECT domain FROM mail_domain WHERE domain > ? AND dkim = 'y' AND active = 'y' AND dkim_private <> '' ORDER BY 1 LIMIT ?`,
 	},
 	// The key is empty until a job of Froxlor has made it.
 	"froxlor": {
-		Keys:   `SELECT dkim_id, dkim_privkey FROM panel_domains WHERE domain = ? AND dkim = '1' AND dkim_privkey <> ''`,
+		Keys:   `SELECT dkim_id, dkim_privkey, domain FROM panel_domains WHERE domain = ? AND dkim = '1' AND dkim_privkey <> ''`,
 		List:   `SELECT domain FROM panel_domains WHERE domain > ? AND dkim = '1' AND dkim_privkey <> '' ORDER BY 1 LIMIT ?`,
 		prefix: "dkim",
 	},
 	"vexim": {
-		Keys: `SELECT k.selector, k.private_key FROM dkim k JOIN domains d ON d.domain_id = k.domain_id WHERE d.domain = ? AND k.enabled = '1'`,
+		Keys: `SELECT k.selector, k.private_key, d.domain FROM dkim k JOIN domains d ON d.domain_id = k.domain_id WHERE d.domain = ? AND k.enabled = '1'`,
 		List: `SELECT DISTINCT d.domain FROM dkim k JOIN domains d ON d.domain_id = k.domain_id WHERE d.domain > ? AND k.enabled = '1' ORDER BY 1 LIMIT ?`,
 	},
 }
@@ -114,8 +115,8 @@ func HasPreset(url string) bool {
 }
 
 // Foreign reads keys from tables of another program, and never changes them.
-// Every key is active. A private key is PEM, bare base64, or the absolute path of
-// a file, as with OpenDKIM. There is no word of changes: they are seen when the
+// Every key is active. A private key is as keystore.ParseKeyText takes it, or the
+// absolute path of a file, as with OpenDKIM. There is no word of changes: they are seen when the
 // cache refreshes.
 type Foreign struct {
 	*database
@@ -143,7 +144,7 @@ func OpenForeign(url string, q Queries, opts Options) (*Foreign, error) {
 	}
 	switch {
 	case !strings.Contains(q.Keys, "?"):
-		return nil, errors.New(`the query of keys has no ? for the domain; want one such as SELECT selector, private_key FROM keys WHERE domain = ?`)
+		return nil, errors.New(`the query of keys has no ? for the domain; want one such as SELECT selector, private_key, domain FROM keys WHERE domain = ?`)
 	case strings.Count(q.List, "?") != 2:
 		return nil, errors.New(`the query of domains wants two ?: SELECT domain FROM keys WHERE domain > ? ORDER BY domain LIMIT ?`)
 	case q.Senders != "" && !strings.Contains(q.Senders, "?"):
@@ -188,22 +189,9 @@ func (f *Foreign) Signing(ctx context.Context, name string) (*keystore.Domain, e
 		return nil, fmt.Errorf("%w: %w", err, keystore.ErrNotFound)
 	}
 	var rows [][2]string
-	err := f.reading(ctx, "domain "+name, func(ctx context.Context) error {
-		rows = nil
-		return f.each(ctx, f.keys, slices.Repeat([]any{name}, f.params), func(scan func(...any) error) error {
-			var selector, private *string
-			if err := scan(&selector, &private); err != nil {
-				return err
-			}
-			row := [2]string{}
-			for i, s := range []*string{selector, private} {
-				if s != nil {
-					row[i] = *s
-				}
-			}
-			rows = append(rows, row)
-			return nil
-		})
+	err := f.reading(ctx, "domain "+name, func(ctx context.Context) (err error) {
+		rows, err = f.keyRows(ctx, name)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -235,6 +223,48 @@ func (f *Foreign) Signing(ctx context.Context, name string) (*keystore.Domain, e
 	}
 	d.Version = version.Sum64() | 1
 	return d, nil
+}
+
+// keyRows are the selectors and private keys of the domain.
+func (f *Foreign) keyRows(ctx context.Context, name string) ([][2]string, error) {
+	rows, err := f.db.QueryContext(ctx, f.keys, slices.Repeat([]any{name}, f.params)...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	if len(columns) != 2 && len(columns) != 3 {
+		return nil, fmt.Errorf("the query of keys returns %d columns, want the selector, the private key, and perhaps the domain: %w", len(columns), keystore.ErrBroken)
+	}
+	var keys [][2]string
+	for rows.Next() {
+		var selector, private, domain sql.NullString
+		if err := rows.Scan([]any{&selector, &private, &domain}[:len(columns)]...); err != nil {
+			return nil, err
+		}
+		if len(columns) == 3 && domain.String != "%" && !equal(domain.String, name) {
+			continue
+		}
+		if len(keys) == maxKeyRows {
+			return nil, fmt.Errorf("the query of keys returns more than %d rows: %w", maxKeyRows, keystore.ErrBroken)
+		}
+		keys = append(keys, [2]string{selector.String, private.String})
+	}
+	return keys, rows.Err()
+}
+
+// maxKeyRows bounds the keys of a domain, which are all kept in memory. There
+// may be one for each author.
+const maxKeyRows = 1000
+
+// equal reports whether a row is about a name in lower case: that is in ASCII,
+// and to databases with blanks at the end.
+func equal(row, name string) bool {
+	row = strings.TrimRight(row, " ")
+	return isASCII(row) && strings.EqualFold(row, name)
 }
 
 // foreignKey makes a key of a row.
@@ -269,18 +299,12 @@ func foreignPrivate(text string) (crypto.Signer, error) {
 			return nil, fmt.Errorf("%s: %w", text, err)
 		}
 		return key, nil
-	case strings.Contains(text, "-----BEGIN "):
-		return keystore.ParsePrivateKey([]byte(text))
 	}
-	der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+	key, err := keystore.ParseKeyText([]byte(text))
 	if err != nil {
-		return nil, errors.New("the private key is neither PEM, nor base64, nor the absolute path of a file")
+		return nil, fmt.Errorf("the private key, which is not the absolute path of a file: %w", err)
 	}
-	key, err := keystore.ParsePrivateKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	if err != nil {
-		key, err = keystore.ParsePrivateKey(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: der}))
-	}
-	return key, err
+	return key, nil
 }
 
 func readKeyFile(path string) ([]byte, error) {

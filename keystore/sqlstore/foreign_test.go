@@ -211,12 +211,77 @@ func TestFreeQueries(t *testing.T) {
 		if err != nil || len(d.Keys) != 1 || d.Keys[0].Selector != "s2" || len(d.Unreadable) != 3 || !d.Unreadable[0].Active {
 			t.Errorf("%+v, %v", d, err)
 		}
+		for keys, want := range map[string]string{
+			"SELECT sel FROM k WHERE host = ?":                                    "returns 1 columns",
+			"SELECT a.sel, a.pem FROM k a, k b, k c, k d, k e, k f WHERE ? <> ''": "more than 1000 rows",
+		} {
+			s, err := sqlstore.OpenForeign(u, sqlstore.Queries{Keys: keys, List: q.List}, sqlstore.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if _, err := s.Domain(t.Context(), "example.com"); !errors.Is(err, keystore.ErrBroken) || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", keys, err)
+			}
+		}
 		for _, bad := range []sqlstore.Queries{{}, {Keys: "SELECT 1"}, {Keys: q.Keys}, {Keys: q.Keys, List: "SELECT 1"}} {
 			if _, err := sqlstore.OpenForeign(u, bad, sqlstore.Options{}); err == nil {
 				t.Errorf("%+v is taken", bad)
 			}
 		}
 	})
+}
+
+// Most collations of MySQL take letters with accents for those without, and
+// pass over what cannot be seen: rows that they find of another domain must not
+// sign, or keep its own keys from it.
+func TestKeysOfDomainsThatOnlyACollationTakesForTheSame(t *testing.T) {
+	key := string(rsaKey(t))
+	for _, p := range places {
+		if p.name != "MariaDB" {
+			continue
+		}
+		tables := map[string][]string{
+			"opendkim": {
+				"CREATE TABLE dkim (id int NOT NULL AUTO_INCREMENT PRIMARY KEY, domain_name varchar(255) NOT NULL, selector varchar(63) NOT NULL DEFAULT 'default', private_key text) DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci",
+				"CREATE TABLE dkim_signing (id int NOT NULL AUTO_INCREMENT PRIMARY KEY, author varchar(255) NOT NULL DEFAULT '', dkim_id int NOT NULL) DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci",
+				"INSERT INTO dkim (domain_name, private_key) VALUES ('Example.COM', 'P'), ('ex\u00e4mple.com', 'P'), ('exam\x01ple.com', 'P'), ('m\u00fcller.example', 'P')",
+				"INSERT INTO dkim_signing (author, dkim_id) SELECT domain_name, id FROM dkim",
+			},
+			"froxlor": {
+				"CREATE TABLE panel_domains (domain varchar(255) NOT NULL, dkim tinyint(1) NOT NULL default '0', dkim_id int(11) unsigned NOT NULL default '0', dkim_privkey text) DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci",
+				"INSERT INTO panel_domains (domain, dkim, dkim_id, dkim_privkey) VALUES ('Example.COM', 1, 7, 'P'), ('ex\u00e4mple.com', 1, 8, 'P'), ('exam\x01ple.com', 1, 9, 'P'), ('m\u00fcller.example', 1, 10, 'P')",
+			},
+		}
+		for preset, selector := range map[string]string{"opendkim": "default", "froxlor": "dkim7"} {
+			u, _ := p.url(t, "")
+			db := p.direct(t, u)
+			for _, s := range tables[preset] {
+				execute(t, db, strings.ReplaceAll(s, "'P'", "'"+key+"'"))
+			}
+			s, err := sqlstore.OpenForeign(u+"&preset="+preset, sqlstore.Queries{}, sqlstore.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			d, err := s.Signing(t.Context(), "example.com")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(d.Keys) != 1 || d.Keys[0].Selector != selector || d.Whole() != nil {
+				t.Errorf("%s: %+v, %v", preset, d.Keys, d.Whole())
+			}
+			if d, err := s.Signing(t.Context(), "muller.example"); !errors.Is(err, keystore.ErrNotFound) {
+				t.Errorf("%s: keys of muller.example: %+v, %v", preset, d, err)
+			}
+			if preset != "opendkim" {
+				continue
+			}
+			if got, want := answer(t, s, "ann@example.com"), "example.com: default._domainkey.example.com"; got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		}
+	}
 }
 
 func pkcs1(t *testing.T, key any) []byte {

@@ -51,10 +51,10 @@ func (f *Foreign) Sender(ctx context.Context, address string) (*keystore.Sender,
 	err := f.reading(ctx, what, func(ctx context.Context) error {
 		rows, best = nil, len(patterns)
 		return f.eachSenderRow(ctx, query, args, func(r senderRow) error {
-			n := slices.Index(patterns, strings.ToLower(strings.TrimRight(r.pattern, " ")))
+			n := slices.IndexFunc(patterns, func(p string) bool { return equal(r.pattern, p) })
 			switch {
 			case n < 0 && !isASCII(r.pattern):
-				return nil // for some collations an author is equal to one with accents
+				return nil // for some collations an author is equal to one with accents, or with a NUL
 			case n < 0:
 				return fmt.Errorf("the query of senders returns a row for %.80q, which it was not asked for; its first column has to be what it compares with ?: %w", r.pattern, keystore.ErrBroken)
 			case n > best:
@@ -77,7 +77,11 @@ func (f *Foreign) Sender(ctx context.Context, address string) (*keystore.Sender,
 	return f.sender(patterns[best], domain, rows), nil
 }
 
-func isASCII(s string) bool { return !strings.ContainsFunc(s, func(c rune) bool { return c > '~' }) }
+// isASCII reports whether all of it can be seen: some collations pass over what
+// cannot.
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
+}
 
 // senderPatterns are what a row may have that is about an author, most specific
 // first, in the order in which OpenDKIM looks into its signing table. Without a
