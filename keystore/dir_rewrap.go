@@ -13,7 +13,7 @@ import (
 // dry run only returns them. Each is replaced by a rename, once the new file is
 // durable, has been read back and has signed, so that a crash at any point
 // leaves the old file or the new one, and the next Rewrap goes on where this one
-// ended. A key that cannot be read is an error and stops no other.
+// ended. A key or a row that cannot be read is an error and stops no other.
 func (d *Dir) Rewrap(ctx context.Context, domain string, dryRun bool) ([]string, error) {
 	dom, err := d.Domain(ctx, domain)
 	if err != nil {
@@ -34,7 +34,7 @@ func (d *Dir) Rewrap(ctx context.Context, domain string, dryRun bool) ([]string,
 		}
 	}
 	var done []string
-	var errs []error
+	errs := []error{dom.Whole()}
 	for i := range dom.Keys {
 		k := &dom.Keys[i]
 		if k.State == Removed {

@@ -91,6 +91,20 @@ func TestRewrap(t *testing.T) {
 	if data, _ := os.ReadFile(d.file("example.com", "a.pem")); string(data) != "damaged" {
 		t.Errorf("the damaged file has become %q", data)
 	}
+	// Nor does a bad row, whose key nobody may think encrypted anew.
+	write(t, d.file("example.com", "a.pem"), "damaged", 0o600)
+	rows, err := os.ReadFile(d.file("example.com", tomlName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, d.file("example.com", tomlName), strings.Replace(string(rows), `selector = "a"`, `selector = "a"
+state = 7`, 1), 0o600)
+	d = reopen(t, d, newWrapper(t, 4, 3))
+	for _, dryRun := range []bool{true, false} {
+		if got, err := d.Rewrap(t.Context(), "example.com", dryRun); !slices.Equal(got, []string{"b"}) || err == nil || !strings.Contains(err.Error(), "cannot be read") {
+			t.Errorf("dry run %v with a bad row: %q, %v", dryRun, got, err)
+		}
+	}
 }
 
 // A Rewrap that ends at any point leaves every key readable, and the next one

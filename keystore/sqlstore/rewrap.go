@@ -12,8 +12,8 @@ import (
 // Options.Rewrap would have them, and returns the selectors of these; a dry run
 // only returns them. Each is one statement that replaces what was read and
 // nothing else, so that it may be repeated and interrupted at any time, and
-// beside changes of the domain. A key that cannot be read is an error and stops
-// no other.
+// beside changes of the domain. A key or a row that cannot be read is an
+// error and stops no other.
 func (s *Store) Rewrap(ctx context.Context, domain string, dryRun bool) ([]string, error) {
 	if s.opts.Rewrap == nil {
 		return nil, errors.New("no key to encrypt with")
@@ -23,7 +23,7 @@ func (s *Store) Rewrap(ctx context.Context, domain string, dryRun bool) ([]strin
 		return nil, err
 	}
 	var done []string
-	var errs []error
+	errs := []error{d.Whole()}
 	for i := range d.Keys {
 		k := &d.Keys[i]
 		if k.State == keystore.Removed {
@@ -52,7 +52,9 @@ func (s *Store) rewrap(ctx context.Context, domain string, k *keystore.Key, dryR
 	what := "key " + k.Selector + "." + domain
 	// Whatever comes of the statement, its connection or a rival, what is there
 	// afterwards is what counts.
-	_, failed := s.db.ExecContext(ctx, s.bind(`UPDATE waxseal_key SET private = ? WHERE domain = ? AND selector = ? AND private = ?`),
+	bounded, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
+	_, failed := s.db.ExecContext(bounded, s.bind(`UPDATE waxseal_key SET private = ? WHERE domain = ? AND selector = ? AND private = ?`),
 		string(next), domain, k.Selector, string(stored))
 	there, err := s.stored(ctx, domain, k.Selector)
 	switch {

@@ -116,6 +116,15 @@ func TestRewrap(t *testing.T) {
 			t.Errorf("Rewrap without the old wrapping key: %q, %v", got, err)
 		}
 		check(wrapping(t, 2))
+		// One bad row stops no other key, but its own is not passed over in silence:
+		// the old wrapping key would be thrown away.
+		execute(t, p.direct(t, u), "UPDATE waxseal_key SET created = 'x' WHERE selector = 'a'")
+		s = openAt(t, u, wrapping(t, 4, 2))
+		for _, dryRun := range []bool{true, false} {
+			if got, err := s.Rewrap(t.Context(), "example.com", dryRun); !slices.Equal(got, []string{"b"}) || err == nil || !strings.Contains(err.Error(), `selector "a"`) {
+				t.Errorf("dry run %v with a bad row: %q, %v", dryRun, got, err)
+			}
+		}
 		if _, err := s.Rewrap(t.Context(), "example.net", false); !errors.Is(err, keystore.ErrNotFound) {
 			t.Errorf("a domain that is not there: %v", err)
 		}
