@@ -1,9 +1,12 @@
 -- The rights of those who use the tables of mariadb.sql. Make the users, with
--- passwords of your own, and run this after the tables and after each "waxseal
--- store migrate":
+-- passwords of your own, in "mariadb" itself, since the arguments of commands can
+-- be seen by all users of the machine:
 --
---   mariadb -e "CREATE USER waxseal_sign@'%' IDENTIFIED BY '…'"
---   mariadb -e "CREATE USER waxseal_keep@'%' IDENTIFIED BY '…'"
+--   CREATE USER waxseal_sign@'%' IDENTIFIED BY '…';
+--   CREATE USER waxseal_keep@'%' IDENTIFIED BY '…';
+--
+-- and run this after the tables and after each "waxseal store migrate":
+--
 --   mariadb mail < mariadb-grants.sql
 
 -- A daemon that signs and no more ("enabled = false" in [keeper]): it reads, and
