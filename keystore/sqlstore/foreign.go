@@ -204,19 +204,20 @@ func (f *Foreign) Signing(ctx context.Context, name string) (*keystore.Domain, e
 	d := &keystore.Domain{Name: name}
 	for _, row := range rows {
 		fmt.Fprintf(version, "%q", row)
-		k, err := foreignKey(f.prefix+strings.ToLower(row[0]), row[1])
-		if err == nil && d.Key(k.Selector) != nil {
+		selector := f.prefix + strings.ToLower(row[0])
+		if keystore.ValidSelector(selector) != nil { // which is a private key, where columns are in another order
+			d.Unreadable = append(d.Unreadable, keystore.BadRow{Active: true, Err: fmt.Errorf("domain %s: %.20q in the first column of the query of keys is no selector", name, row[0])})
+			continue
+		}
+		k, err := foreignKey(selector, row[1])
+		if err == nil && d.Key(selector) != nil {
 			err = errors.New("there are two keys of this selector")
 		}
 		if err == nil {
 			err = (&keystore.Domain{Name: name, Keys: []keystore.Key{k}}).Validate()
 		}
 		if err != nil {
-			bad := keystore.BadRow{Active: true, Err: fmt.Errorf("domain %s, selector %.80q: %w", name, f.prefix+row[0], err)}
-			if keystore.ValidSelector(k.Selector) == nil {
-				bad.Selector = k.Selector
-			}
-			d.Unreadable = append(d.Unreadable, bad)
+			d.Unreadable = append(d.Unreadable, keystore.BadRow{Active: true, Selector: selector, Err: fmt.Errorf("domain %s, selector %s: %w", name, selector, err)})
 			continue
 		}
 		d.Keys = append(d.Keys, k)

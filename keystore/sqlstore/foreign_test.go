@@ -232,6 +232,36 @@ func TestFreeQueries(t *testing.T) {
 	})
 }
 
+// Errors are logged, and who makes a query may take one column for another.
+func TestNoErrorTellsAPrivateKey(t *testing.T) {
+	key := string(rsaKey(t))
+	block, _ := pem.Decode([]byte(key))
+	bare := base64.StdEncoding.EncodeToString(block.Bytes)
+	u, _ := places[0].url(t, "")
+	execute(t, places[0].direct(t, u), "CREATE TABLE k (host text, sel text, private text)", "INSERT INTO k VALUES ('pem.example', 's1', '"+key+"'), ('bare.example', 's1', '"+bare+"')")
+	for _, columns := range []string{"private, sel", "private, private", "sel, '!' || private", "sel, 'x' || private", "'a b', private", "sel, substr(private, 1, 100)"} {
+		s, err := sqlstore.OpenForeign(u, sqlstore.Queries{Keys: "SELECT " + columns + " FROM k WHERE host = ?", List: "SELECT host FROM k WHERE host > ? LIMIT ?"}, sqlstore.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for _, domain := range []string{"pem.example", "bare.example"} {
+			d, err := s.Signing(t.Context(), domain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range d.Unreadable {
+				if text := strings.ToLower(row.Err.Error()); strings.Contains(text, strings.ToLower(bare[22:40])) {
+					t.Errorf("%s: %v", columns, row.Err)
+				}
+			}
+			if columns == "private, sel" && len(d.Unreadable) != 1 {
+				t.Errorf("%s of %s: %+v", columns, domain, d)
+			}
+		}
+	}
+}
+
 // Most collations of MySQL take letters with accents for those without, and
 // pass over what cannot be seen: rows that they find of another domain must not
 // sign, or keep its own keys from it.
