@@ -42,7 +42,8 @@
 //	                  /internal/rspamd/vault
 //	selector          the selectors of every domain, with commas between
 //	                  (kumomta); by default they are listed for each domain
-//	transit           the mount of the transit engine (native)
+//	transit           the mount of a transit engine (native), which no other
+//	                  keystore uses: keys in it are named after their records
 //	requests          how many signatures may be under way (transit); default 32
 //	sign_timeout      how long one may take, waiting included; default 5s
 //
