@@ -204,7 +204,7 @@ func (f *Foreign) Signing(ctx context.Context, name string) (*keystore.Domain, e
 	d := &keystore.Domain{Name: name}
 	for _, row := range rows {
 		fmt.Fprintf(version, "%q", row)
-		selector := f.prefix + strings.ToLower(row[0])
+		selector := f.prefix + lower(row[0])
 		if keystore.ValidSelector(selector) != nil { // which is a private key, where columns are in another order
 			d.Unreadable = append(d.Unreadable, keystore.BadRow{Active: true, Err: fmt.Errorf("domain %s: %.20q in the first column of the query of keys is no selector", name, row[0])})
 			continue

@@ -83,6 +83,15 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
 }
 
+// lower returns a name in lower case, if it is one: other letters may have letters
+// of ASCII as theirs, and the name be that of somebody else.
+func lower(name string) string {
+	if isASCII(name) {
+		return strings.ToLower(name)
+	}
+	return name
+}
+
 // senderPatterns are what a row may have that is about an author, most specific
 // first, in the order in which OpenDKIM looks into its signing table. Without a
 // local part there are those that need none.
@@ -167,11 +176,11 @@ func (f *Foreign) sender(pattern, author string, rows []senderRow) *keystore.Sen
 // senderKey makes a key of a row, in which % is the author's domain, as with
 // OpenDKIM: as the whole domain, and anywhere in the identity.
 func (f *Foreign) senderKey(author string, row senderRow) (k keystore.SenderKey, err error) {
-	k.Domain = strings.ToLower(strings.TrimSpace(row.domain))
+	k.Domain = lower(strings.TrimSpace(row.domain))
 	if k.Domain == "%" {
 		k.Domain = author
 	}
-	k.Selector = f.prefix + strings.ToLower(strings.TrimSpace(row.selector))
+	k.Selector = f.prefix + lower(strings.TrimSpace(row.selector))
 	k.Identity = strings.ReplaceAll(strings.TrimSpace(row.identity), "%", author)
 	if err := errors.Join(keystore.ValidDomain(k.Domain), keystore.ValidSelector(k.Selector)); err != nil {
 		return k, err
@@ -183,7 +192,7 @@ func (f *Foreign) senderKey(author string, row senderRow) (k keystore.SenderKey,
 	if at < 0 {
 		return k, fmt.Errorf("identity %.80q: want an address, or @ and a domain", k.Identity)
 	}
-	local, domain := k.Identity[:at], strings.ToLower(k.Identity[at+1:])
+	local, domain := k.Identity[:at], lower(k.Identity[at+1:])
 	if len(local) > maxLocal || strings.ContainsFunc(local, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return k, fmt.Errorf("identity %.80q: want at most %d characters of ASCII before the @, without blanks", k.Identity, maxLocal)
 	}

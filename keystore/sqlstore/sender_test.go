@@ -124,11 +124,16 @@ func TestSendersAreFoundAsOpenDKIMFindsThem(t *testing.T) {
 func TestFreeQueryOfSenders(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		u, _ := p.url(t, "")
+		unicode := ""
+		if p.name == "MariaDB" {
+			unicode = " DEFAULT CHARSET=utf8mb4"
+		}
 		execute(t, p.direct(t, u),
 			"CREATE TABLE k (host varchar(100), sel varchar(100), pem text)",
-			"CREATE TABLE sender (who varchar(100), host varchar(100), sel varchar(100), agent varchar(100))",
+			"CREATE TABLE sender (who varchar(100), host varchar(100), sel varchar(100), agent varchar(100))"+unicode,
 			"INSERT INTO sender VALUES ('ann@example.com', 'Example.com', 's1', NULL), ('bob@example.com', '%', 's1', 'bob@mail.%'), ('carl@example.com', 'example.com', 's1', '@elsewhere.example'), "+
-				"('dan@example.com', 'example.com', 's1', 'dan'), ('eve@example.com', NULL, NULL, NULL), ('Fay@Example.com', 'example.com', 's1', '')")
+				"('dan@example.com', 'example.com', 's1', 'dan'), ('eve@example.com', NULL, NULL, NULL), ('Fay@Example.com', 'example.com', 's1', ''), "+
+				"('kim@example.com', 'ban\u212a.example', 's1', ''), ('leo@example.com', 'example.com', '\u212a1', '')") // a Kelvin sign, which is a k in lower case
 		q := sqlstore.Queries{Keys: "SELECT sel, pem FROM k WHERE host = ?", List: "SELECT DISTINCT host FROM k WHERE host > ? ORDER BY host LIMIT ?"}
 		open := func(senders string) *sqlstore.Foreign {
 			t.Helper()
@@ -147,6 +152,8 @@ func TestFreeQueryOfSenders(t *testing.T) {
 			"bob@example.com":  "bob@example.com: s1._domainkey.example.com i=bob@mail.example.com",
 			"carl@example.com": `carl@example.com: ! the row for carl@example.com, domain "example.com", selector "s1": identity "@elsewhere.example": not in the signing domain example.com or below it (RFC 6376, section 3.5)`,
 			"dan@example.com":  `dan@example.com: ! the row for dan@example.com, domain "example.com", selector "s1": identity "dan": want an address, or @ and a domain`,
+			"kim@example.com":  `kim@example.com: ! the row for kim@example.com, domain "banK.example", selector "s1": domain "banK.example": is not ASCII (write the A-label, xn--…)`,
+			"leo@example.com":  `leo@example.com: ! the row for leo@example.com, domain "example.com", selector "K1": selector "K1": is not ASCII (write the A-label, xn--…)`,
 			"zoe@example.com":  ":",
 		} {
 			if got := answer(t, s, address); got != want {
