@@ -123,12 +123,19 @@ func TestNamespace(t *testing.T) {
 	}
 }
 
-func TestTLS(t *testing.T) {
-	f := vaulttest.NewTLS(t)
+// authority writes the file of the authority that vouches for a server.
+func authority(t *testing.T, f *vaulttest.Server) string {
+	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return ca
+}
+
+func TestTLS(t *testing.T) {
+	f := vaulttest.NewTLS(t)
+	ca := authority(t, f)
 	url := strings.Replace(f.StoreURL(t, "secret/waxseal"), "vault+http", "vault", 1)
 	s := open(t, url+"&ca="+ca, Options{})
 	storetest.Create(t, s, "example.com", "a")

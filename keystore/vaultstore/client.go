@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,6 +26,12 @@ const (
 	firstPause = 50 * time.Millisecond
 
 	dialTimeout = 2 * time.Second
+
+	// All requests share a connection, if TLS has made it one of HTTP/2: when it
+	// has been silent for pingAfter it is asked whether it still stands, and given
+	// up after pingTimeout.
+	pingAfter   = 2 * time.Second
+	pingTimeout = 2 * time.Second
 )
 
 // client speaks Vault's HTTP API.
@@ -42,6 +49,7 @@ func newClient(t *target, timeout time.Duration) *client {
 			TLSClientConfig: t.tls, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: max(4, t.requests), IdleConnTimeout: 90 * time.Second,
 			DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSHandshakeTimeout: timeout,
+			HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		},
 		// A standby node sends us to the active one, but never without TLS, which
 		// would show the token.
@@ -106,7 +114,8 @@ func (c *client) do(ctx context.Context, method, path string, body, answer any) 
 	}
 }
 
-// send sends a request with the given token, if any.
+// send sends a request with the given token, if any. Of several hosts, one that
+// says nothing for half of the time left is passed over.
 func (c *client) send(ctx context.Context, method, path, token string, body, answer any) error {
 	var data []byte
 	if body != nil {
@@ -128,7 +137,11 @@ func (c *client) send(ctx context.Context, method, path, token string, body, ans
 			}
 		}
 		host := c.host.Load()
-		err = c.once(ctx, c.target.bases[host], method, path, token, data, answer)
+		patience := time.Duration(math.MaxInt64)
+		if end, ok := ctx.Deadline(); ok && len(c.target.bases) > 1 {
+			patience = time.Until(end) / 2
+		}
+		err = c.once(ctx, patience, c.target.bases[host], method, path, token, data, answer)
 		if err == nil || ctx.Err() != nil || !later(err) {
 			return err
 		}
@@ -137,7 +150,9 @@ func (c *client) send(ctx context.Context, method, path, token string, body, ans
 	return err
 }
 
-func (c *client) once(ctx context.Context, base, method, path, token string, body []byte, answer any) error {
+// once sends a request to one host, and waits for as long as the patience lasts
+// until it begins to answer.
+func (c *client) once(ctx context.Context, patience time.Duration, base, method, path, token string, body []byte, answer any) error {
 	at, err := url.Parse(base + "/v1/")
 	if err == nil {
 		at, err = at.Parse("./" + path) // which may begin with what looks like a scheme
@@ -145,6 +160,8 @@ func (c *client) once(ctx context.Context, base, method, path, token string, bod
 	if err != nil {
 		return errors.New("vault: the path of the URL is not one") // its error quotes the path
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, at.String(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("vault: the path of the URL is not one") // its error quotes the path
@@ -159,8 +176,12 @@ func (c *client) once(ctx context.Context, base, method, path, token string, bod
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	silent := time.AfterFunc(patience, cancel)
 	response, err := c.http.Do(request)
-	if err != nil {
+	switch inTime := silent.Stop(); {
+	case err != nil && !inTime:
+		return fmt.Errorf("vault %s: no answer within %s", request.URL.Host, patience.Round(time.Millisecond))
+	case err != nil:
 		return fmt.Errorf("vault: %w", err)
 	}
 	defer response.Body.Close()

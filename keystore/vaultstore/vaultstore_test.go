@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"waxseal/keystore"
 	"waxseal/keystore/storetest"
@@ -170,6 +171,53 @@ func TestDamageIsNamed(t *testing.T) {
 			if _, err := d.Keys[0].Load(t.Context()); err == nil || !strings.Contains(err.Error(), test.load) {
 				t.Errorf("%s: error %v, want %q", test.name, err, test.load)
 			}
+		}
+	}
+}
+
+// A host that takes connections and says nothing leaves time for the next.
+func TestSilentHostIsPassedOver(t *testing.T) {
+	a, b := vaulttest.New(t), vaulttest.New(t)
+	storetest.Create(t, open(t, b.StoreURL(t, "secret/waxseal"), Options{}), "example.com", "a")
+	p := storetest.NewProxy(t, "tcp", a.Host())
+	p.Delay(time.Minute)
+	defer p.Drop()
+	s := open(t, strings.Replace(b.StoreURL(t, "secret/waxseal"), b.Host(), p.Address+","+b.Host(), 1), Options{Timeout: 2 * time.Second})
+	for range 2 {
+		began := time.Now()
+		if _, err := s.Domain(t.Context(), "example.com"); err != nil {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	}
+	q := storetest.NewProxy(t, "tcp", b.Host())
+	q.Delay(time.Minute)
+	defer q.Drop()
+	s = open(t, strings.Replace(b.StoreURL(t, "secret/waxseal"), b.Host(), p.Address+","+q.Address, 1), Options{Timeout: 200 * time.Millisecond})
+	if _, err := s.Domain(t.Context(), "example.com"); err == nil || errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("no host answers: %v", err)
+	}
+}
+
+// All requests share a connection. One that is dead without a word, as after a
+// failover of an address, would hold them up until the system gives it up.
+func TestDeadConnectionIsGivenUp(t *testing.T) {
+	f := vaulttest.NewTLS(t)
+	p := storetest.NewProxy(t, "tcp", f.Host())
+	url := strings.Replace(strings.Replace(f.StoreURL(t, "secret/waxseal", "ca="+authority(t, f)), "vault+http", "vault", 1), f.Host(), p.Address, 1)
+	s := open(t, url, Options{Timeout: time.Second})
+	storetest.Create(t, s, "example.com", "a")
+	p.Delay(time.Hour)
+	if _, err := s.Domain(t.Context(), "example.com"); err == nil {
+		t.Fatal("a dead connection answers")
+	}
+	p.Delay(0) // for new ones
+	for end := time.Now().Add(10 * time.Second); ; {
+		_, err := s.Domain(t.Context(), "example.com")
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after 10 seconds: %v", err)
 		}
 	}
 }

@@ -92,10 +92,12 @@ func (f *Server) Restart(t testing.TB, between func()) {
 	f.Start()
 }
 
-// NewTLS is New with TLS.
+// NewTLS is New with TLS, and so with HTTP/2, like Vault.
 func NewTLS(t testing.TB) *Server {
 	f := newServer()
-	f.Server = httptest.NewTLSServer(f)
+	f.Server = httptest.NewUnstartedServer(f)
+	f.EnableHTTP2 = true
+	f.StartTLS()
 	t.Cleanup(f.Close)
 	return f
 }
