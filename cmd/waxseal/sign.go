@@ -75,7 +75,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 	}
 	settings.Selector = strings.ToLower(selector)
 
-	in, err := newSpool(a.stdin)
+	in, err := newSpool(a.stdin, a.stdout)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (a *app) sign(ctx context.Context, connection policy.Connection, login, dom
 			return err
 		}
 	}
-	return in.copyTo(a.stdout)
+	return in.copy()
 }
 
 // signMessage takes a whole message through a transaction.

@@ -120,14 +120,16 @@ func TestSignKeepsWhatCannotBeReadTwice(t *testing.T) {
 	}
 }
 
-// TestSignNoticesAChange of the file that it signs.
+// TestSignNoticesAChange of the file that it signs. What is added behind its end
+// is none, and does not come out.
 func TestSignNoticesAChange(t *testing.T) {
 	file, err := os.OpenFile(writeFile(t, "a.eml", testMail), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	s, err := newSpool(file)
+	var out bytes.Buffer
+	s, err := newSpool(file, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,13 +137,53 @@ func TestSignNoticesAChange(t *testing.T) {
 	if _, err := io.Copy(io.Discard, s); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.copyTo(io.Discard); err != nil {
-		t.Errorf("as it was: %v", err)
+	for _, c := range []struct {
+		what  string
+		write string
+		at    int
+		bad   bool
+	}{
+		{"as it was", "", 0, false},
+		{"a file with more behind its end", "More.\n", len(testMail), false},
+		{"a file that changed", "X", 3, true},
+	} {
+		if _, err := file.WriteAt([]byte(c.write), int64(c.at)); err != nil {
+			t.Fatal(err)
+		}
+		out.Reset()
+		err := s.copy()
+		if c.bad && (err == nil || !strings.Contains(err.Error(), "changed while it was signed")) || !c.bad && (err != nil || out.String() != testMail) {
+			t.Errorf("%s: %v\n%s", c.what, err, out.String())
+		}
 	}
-	if _, err := file.WriteAt([]byte("X"), 3); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.copyTo(io.Discard); err == nil || !strings.Contains(err.Error(), "changed while it was signed") {
-		t.Errorf("a file that changed: %v", err)
+}
+
+// TestSignIntoTheFileItself, as by sign < a.eml >> a.eml, or 1<> a.eml, which
+// puts the output in its place.
+func TestSignIntoTheFileItself(t *testing.T) {
+	c := newCLI(t)
+	c.ok("", "key import example.com s ../../testdata/keys/rsa-2048.pem")
+	c.ok("", "key activate example.com s --force --reason tested")
+	want := c.ok(testMail, "sign")
+	for mode, want := range map[int]string{os.O_APPEND | os.O_WRONLY: testMail + want, os.O_RDWR: want} {
+		path := writeFile(t, "a.eml", testMail)
+		in, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		out, err := os.OpenFile(path, mode, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		var stderr bytes.Buffer
+		a := &app{stdin: in, stdout: out, stderr: &stderr, now: func() time.Time { return c.now }}
+		if code := a.run([]string{"sign", "--keystore", c.store}); code != exitDone {
+			t.Fatalf("exit status %d\n%s", code, stderr.String())
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
 	}
 }

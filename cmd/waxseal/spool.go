@@ -15,28 +15,31 @@ import (
 const spoolMemory = 4 << 20
 
 // spool is an input that can be had twice: once by Read, to its end, and then by
-// copyTo. A file is read twice. What comes by a pipe is kept.
+// copy. A file is read twice, unless it is written to as well. What comes by a
+// pipe is kept.
 type spool struct {
 	from io.Reader
+	to   io.Writer
 
-	again io.ReadSeeker // from, if it is a file
-	start int64         // where it stood
-	sum   hash.Hash     // of what was read of it
+	again  io.ReadSeeker // from, if it is a file
+	start  int64         // where it stood
+	sum    hash.Hash     // of what was read of it,
+	octets int64         // and how much that was
 
 	memory []byte   // what came by a pipe,
 	file   *os.File // or nil: it all, if it is more than spoolMemory
 }
 
-// newSpool prepares for reading. close must be called.
-func newSpool(from io.Reader) (*spool, error) {
-	s := &spool{from: from}
+// newSpool prepares for reading, and for copying to to. close must be called.
+func newSpool(from io.Reader, to io.Writer) (*spool, error) {
+	s := &spool{from: from, to: to}
 	seeker, ok := from.(io.ReadSeeker)
 	if f, isFile := from.(*os.File); isFile {
 		info, err := f.Stat()
 		if err != nil {
 			return nil, err
 		}
-		ok = info.Mode().IsRegular()
+		ok = info.Mode().IsRegular() && !isOpenAs(to, info)
 	}
 	if ok {
 		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {
@@ -46,11 +49,22 @@ func newSpool(from io.Reader) (*spool, error) {
 	return s, nil
 }
 
+// isOpenAs reports whether what is written to is the file.
+func isOpenAs(to io.Writer, file os.FileInfo) bool {
+	f, ok := to.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && os.SameFile(info, file)
+}
+
 // Read reads for the first time.
 func (s *spool) Read(p []byte) (int, error) {
 	n, err := s.from.Read(p)
 	if s.again != nil {
 		s.sum.Write(p[:n])
+		s.octets += int64(n)
 		return n, err
 	}
 	if keepErr := s.keep(p[:n]); keepErr != nil {
@@ -83,9 +97,9 @@ func (s *spool) keep(p []byte) error {
 	return err
 }
 
-// copyTo writes what was read. If that has changed in the meantime, the error
-// comes at the end.
-func (s *spool) copyTo(to io.Writer) error {
+// copy writes what was read, and not what a file has been given since. If what
+// was read has changed in the meantime, the error comes at the end.
+func (s *spool) copy() error {
 	switch {
 	case s.again != nil:
 		before := s.sum.Sum(nil)
@@ -93,7 +107,7 @@ func (s *spool) copyTo(to io.Writer) error {
 		if _, err := s.again.Seek(s.start, io.SeekStart); err != nil {
 			return err
 		}
-		if _, err := io.Copy(to, io.TeeReader(s.again, s.sum)); err != nil {
+		if _, err := io.Copy(s.to, io.TeeReader(io.LimitReader(s.again, s.octets), s.sum)); err != nil {
 			return err
 		}
 		if !bytes.Equal(s.sum.Sum(nil), before) {
@@ -104,10 +118,10 @@ func (s *spool) copyTo(to io.Writer) error {
 		if _, err := s.file.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		_, err := io.Copy(to, s.file)
+		_, err := io.Copy(s.to, s.file)
 		return err
 	}
-	_, err := to.Write(s.memory)
+	_, err := s.to.Write(s.memory)
 	return err
 }
 
