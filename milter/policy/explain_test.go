@@ -285,6 +285,11 @@ func FuzzExplainAgreesWithDecide(f *testing.F) {
 			"{cert_subject}": macro, "{cert_issuer}": "our CA", "{auth_type}": macro, "{daemon_port}": macro, "{verify}": macro,
 		}}
 		m := Message{Login: login, From: values(fromField), Fields: map[string][]string{"Sender": values(sender), "List-Id": values(listID), "List-Post": values(listID)}}
-		checkExplained(t, rules[int(n)%len(rules)], c, m)
+		answer := &Sender{Row: "*", Keys: []SenderKey{
+			{"esp.example", "bulk", "@mail.esp.example"}, {"example.org", "s1", ""}, {"esp.example", "e2", "@mail.esp.example"}, {"example.org", "s1", "@a.example.org"},
+		}}
+		for _, m := range []Message{m, m.asking(), m.asking(&Sender{}), m.asking(answer)} {
+			checkExplained(t, rules[int(n)%len(rules)], c, m)
+		}
 	})
 }
