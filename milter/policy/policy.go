@@ -435,7 +435,7 @@ func (r *Rules) decide(c *Connection, m *Message) (d Decision, p path) {
 		d.Verdict, d.Code, d.Reason = Excluded, CodeExcluded, row.excluded()
 		return d, p
 	}
-	if m.AskSender && p.match.own(p.permit.ok) {
+	if m.AskSender && p.match.own(p.author, p.permit.ok) {
 		p.asked = true
 		d.Sender = p.author.sender()
 		if m.Sender == nil {

@@ -416,13 +416,16 @@ func (m match) candidates(a author, from string, allowed bool) ([]string, []Cand
 
 // own says whether the author's own keys may sign, which are those of the author
 // domain, unless the keystore tells. A row leaves that to them if it names
-// nothing to sign with, or comes second to them.
-func (m match) own(allowed bool) bool {
+// nothing to sign with but that domain, or comes second to them.
+func (m match) own(a author, allowed bool) bool {
 	if m.row == nil {
 		return true
 	}
 	as, second := m.signAs()
-	return as == "" && m.row.Selectors == nil && m.row.Identity == "" || second && allowed
+	if as != "" && !(second && allowed) {
+		return false
+	}
+	return as != "" && as != a.domain || m.row.Selectors == nil && m.row.Identity == ""
 }
 
 // signAs returns what the row signs as, empty if that is the author domain, and
