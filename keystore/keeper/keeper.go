@@ -148,20 +148,23 @@ func (k *Keeper) Stats() Stats {
 // Run makes a round every Interval, give or take a tenth, until ctx ends. The
 // first comes within a tenth. So the nodes of a fleet drift apart, also when all
 // of them are started at once. When the clock has jumped forward, the rest of a
-// round under way is left out, and the one after it.
+// round under way is left out, and the one after it; the next then comes within
+// DefaultInterval.
 func (k *Keeper) Run(ctx context.Context) {
 	tenth := k.options.Interval / 10
 	k.clock.begin()
-	for pause := rand.N(tenth); ; pause = k.options.Interval - tenth + rand.N(2*tenth+1) {
+	for pause := rand.N(tenth); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
+		pause = k.options.Interval - tenth + rand.N(2*tenth+1)
 		ahead := k.clock.ahead()
 		k.clock.begin()
 		if ahead > maxAhead {
 			k.options.Log.Warn("the clock has jumped forward: keys are not kept in this round, so that it can be put right", "by", ahead.Round(time.Second).String())
+			pause = min(pause, DefaultInterval)
 			continue
 		}
 		if err := k.Round(ctx); err != nil && ctx.Err() == nil {

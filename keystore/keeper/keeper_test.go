@@ -315,6 +315,31 @@ func TestAClockThatJumps(t *testing.T) {
 	}
 }
 
+// A machine that sleeps a while every night misses a round by that, and not all
+// of them.
+func TestAClockThatJumpsBetweenAllRounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var slept atomic.Int64
+		w.options.Now = func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
+		w.options.Interval = 24 * time.Hour
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		k := w.keeper()
+		running.Go(func() { k.Run(ctx) })
+		for range 10 {
+			time.Sleep(12 * time.Hour)
+			slept.Add(int64(time.Hour))
+			time.Sleep(11 * time.Hour)
+		}
+		cancel()
+		running.Wait()
+		if n := k.Stats().Rounds; n < 8 || n > 12 {
+			t.Errorf("%d rounds in ten days", n)
+		}
+	})
+}
+
 // Two keepers work on one store at the same time, in earnest.
 func TestKeepersAtOnce(t *testing.T) {
 	w := newWorld(t)
