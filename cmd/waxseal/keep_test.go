@@ -367,4 +367,11 @@ func TestRotationThatIsNotPossible(t *testing.T) {
 	for _, flags := range []string{"", " --now", " --emergency --reason stolen"} {
 		c.fails("", "rotate example.com"+flags, exitFailed, "the configuration names the selector 2026a")
 	}
+	// Nor because there is something to wait for.
+	c.ok("", "key import example.com other ../../testdata/keys/rsa-2048.pem")
+	c.ok("", "key activate example.com other --force --reason tested")
+	c.fails("", "rotate example.com", exitFailed, "the configuration names the selector 2026a")
+	if out := c.ok("", "key list example.com"); !strings.Contains(out, "pending") {
+		t.Errorf("the other kind of key has no successor:\n%s", out)
+	}
 }

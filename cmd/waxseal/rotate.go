@@ -233,7 +233,7 @@ func (r *rotation) run(ctx context.Context, reason string, waiting bool, most ti
 		}
 		if !waiting {
 			r.handOver()
-			return nil
+			return missed
 		}
 		select {
 		case <-time.After(rotatePause):
