@@ -170,6 +170,9 @@ func TestKeysAreListedAndShown(t *testing.T) {
 
 func TestTheLifeOfAKey(t *testing.T) {
 	c := newCLI(t)
+	if r := c.run("", "key new example.com --algorithm rsa"); r.code != exitMisuse || strings.Contains(r.stderr, "made the keystore") {
+		t.Errorf("an unknown algorithm: exit status %d\n%s", r.code, r.stderr)
+	}
 	c.ok("", "key new example.com --selector Mail --algorithm ed25519")
 	c.fails("", "key new example.com --selector mail", exitFailed, "used before", "2026a")
 	c.fails("", "key new example.com --selector a;b", exitMisuse, "selector")

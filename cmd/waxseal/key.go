@@ -60,10 +60,6 @@ three; one is used again when its last key was revoked and no mail needs it.`,
   waxseal key new - < domains.txt`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := a.beginStore(c.Context())
-			if err != nil {
-				return err
-			}
 			if !slices.Contains(algorithms, algorithm) {
 				return misused(fmt.Errorf("--algorithm %q, want one of %s", algorithm, strings.Join(algorithms, ", ")))
 			}
@@ -74,9 +70,14 @@ three; one is used again when its last key was revoked and no mail needs it.`,
 			}
 			wish := newKeyWish{selector: selector, algorithm: keystore.Algorithm(algorithm), note: note}
 			if len(slots) > 0 {
+				var err error
 				if wish.slots, wish.slotZone, err = a.slotWish(slots); err != nil {
 					return err
 				}
+			}
+			store, err := a.beginStore(c.Context())
+			if err != nil {
+				return err
 			}
 			made := []keyRow{}
 			failed, err := a.eachDomain(args, func(domain string) error {
