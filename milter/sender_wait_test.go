@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waxseal/keystore"
+	"waxseal/milter/policy"
 )
 
 // slowSenders answers when it is told to, and to whoever gave up with that.
@@ -76,6 +77,39 @@ func TestTheSenderQueryTakesItsTime(t *testing.T) {
 			if r := m.mail(ordinary()); !strings.HasPrefix(string(r.final.data), "451 4.3.0") || len(r.inserts) != 0 {
 				t.Errorf("%s: answered %v, want 451 4.3.0", name, r.final)
 			}
+		}
+	}
+}
+
+// A peer that sends a field behind the end of the header breaks the protocol, and
+// does not meddle with the looking for keys that is under way.
+func TestAFieldBehindTheHeaderIsMalformed(t *testing.T) {
+	for _, late := range []struct {
+		command byte
+		data    []byte
+	}{{'L', cstrings("Sender", " mallory@example.org")}, {'L', cstrings("From", " mallory@example.org")}, {'N', nil}} {
+		senders := &slowSenders{table: newSenderTable(), asked: make(chan string, 1000)}
+		s := startServer(t, Options{}, func(s *Settings) {
+			s.Keys, s.Senders, s.KeyTimeout = senders.table, senders, 50*time.Millisecond
+			var err error
+			if s.Rules, err = policy.New(policy.Options{AuthorFields: []string{"Sender"}}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		m := s.postfixClient(t)
+		m.ask('M', cstrings("<>"), noMailReply)
+		m.ask('L', cstrings("From", " one@example.com"), noHdrReply)
+		m.ask('N', nil, noEOHReply)
+		m.queue(late.command, late.data)
+		m.send('E', nil)
+		if p, err := m.tryRead(); err == nil {
+			t.Fatalf("%c: got %v, want a closed connection", late.command, p)
+		}
+		for s.Stats().Open.Load() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if got := s.Stats().Malformed.Load(); got != 1 {
+			t.Errorf("%c: %d malformed connections counted, want 1", late.command, got)
 		}
 	}
 }

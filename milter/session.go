@@ -209,6 +209,9 @@ func (s *session) takeField(name, value string) (err error) {
 	if s.tx == nil {
 		return nil
 	}
+	if s.tx.decided {
+		return s.late('L')
+	}
 	if !s.leadingSpace && (value == "" || value[0] != '\t' && value[0] != '\n') {
 		// An MTA without this bit has eaten the blank after the colon.
 		value = " " + value
@@ -222,10 +225,20 @@ func (s *session) Headers(m gomilter.Modifier) (_ *gomilter.Response, err error)
 	if s.tx == nil {
 		return gomilter.RespContinue, nil
 	}
+	if s.tx.decided {
+		return nil, s.late('N')
+	}
 	if r := s.tx.EndOfHeader(s.server.ctx); r != nil {
 		return s.finish(r, m)
 	}
 	return gomilter.RespContinue, nil
+}
+
+// late cuts off a peer that goes on with a header that has ended: keys are being
+// looked for by what it had.
+func (s *session) late(command byte) error {
+	s.guard.bad = malformed(fmt.Sprintf("%c packet behind the end of the header", command))
+	return s.guard.bad
 }
 
 // BodyChunk is called for MTAs that want a reply to each piece of the body; for
