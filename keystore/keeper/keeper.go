@@ -387,6 +387,9 @@ func (k *Keeper) pass(ctx context.Context, name string) (r *Result, again bool, 
 	}
 	rules := k.rules(d)
 	now := k.options.Now()
+	if k.clock.ahead() > maxAhead {
+		return nil, false, fmt.Errorf("domain %s: the clock jumped while DNS was asked", d.Name)
+	}
 	steps := k.plan(now, d, sights, unusable, rules)
 	r = &Result{Domain: d, Sights: sights, Overdue: overdue(d, now, rules)}
 	t := &taking{keeper: k, d: d, now: now, sights: sights, grace: rules.Grace}
