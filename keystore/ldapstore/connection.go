@@ -5,21 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"waxseal/keystore"
 )
 
-const (
-	dialTimeout = 2 * time.Second
-
-	// maxSecret bounds a password file.
-	maxSecret = 4 << 10
-)
+const dialTimeout = 2 * time.Second
 
 // connection is one connection to the directory, which many may use at once. The
 // library knows no contexts: what it does goes on by itself, for no longer than
@@ -193,26 +188,9 @@ func (c *connection) login(conn *ldap.Conn) error {
 	if c.target.bindDN == "" {
 		return nil
 	}
-	password, err := readSecret(c.target.passwordFile)
+	password, err := keystore.ReadSecret(c.target.passwordFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("password file: %w", err)
 	}
 	return conn.Bind(c.target.bindDN, password)
-}
-
-// readSecret reads a password file. An empty password would be no login at all,
-// and succeed (RFC 4513, section 5.1.2).
-func readSecret(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("password file: %w", err)
-	}
-	if len(data) > maxSecret {
-		return "", fmt.Errorf("password file %s: %d bytes, want at most %d", path, len(data), maxSecret)
-	}
-	password := strings.TrimRight(string(data), "\r\n")
-	if password == "" {
-		return "", errors.New("password file " + path + " is empty")
-	}
-	return password, nil
 }

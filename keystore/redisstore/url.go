@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,9 +27,6 @@ const (
 	// may be silent before its connection is given up.
 	dialTimeout = 2 * time.Second
 	deadAfter   = 10 * time.Second
-
-	// maxSecret bounds a password file.
-	maxSecret = 4 << 10
 )
 
 // target is a URL, taken apart.
@@ -233,8 +229,15 @@ func (t *target) option() (rueidis.ClientOption, error) {
 		if _, ok := sentinels.Load(c.Address.String()); ok {
 			user, file = t.sentinelUser, t.sentinelPasswordFile
 		}
-		password, err := readSecret(file)
-		return rueidis.AuthCredentials{Username: user, Password: password}, err
+		credentials := rueidis.AuthCredentials{Username: user}
+		if file == "" {
+			return credentials, nil
+		}
+		var err error
+		if credentials.Password, err = keystore.ReadSecret(file); err != nil {
+			return credentials, fmt.Errorf("password file: %w", err)
+		}
+		return credentials, nil
 	}
 	if t.mode == "sentinel" {
 		dialer := o.Dialer
@@ -245,19 +248,4 @@ func (t *target) option() (rueidis.ClientOption, error) {
 		o.Sentinel = rueidis.SentinelOption{MasterSet: t.set, TLSConfig: t.tls, Dialer: dialer, TopologyRefreshInterval: 5 * time.Second}
 	}
 	return o, nil
-}
-
-// readSecret reads a password file. No name means no password.
-func readSecret(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("password file: %w", err)
-	}
-	if len(data) > maxSecret {
-		return "", fmt.Errorf("password file %s: %d bytes, want at most %d", path, len(data), maxSecret)
-	}
-	return strings.TrimRight(string(data), "\r\n"), nil
 }

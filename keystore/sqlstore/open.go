@@ -21,6 +21,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"waxseal/keystore"
 )
 
 const (
@@ -28,8 +30,6 @@ const (
 	// that answers again.
 	connectionLife = 10 * time.Minute
 	connectionIdle = 2 * time.Minute
-
-	maxPassword = 4096
 
 	// maxAddresses is how many silent addresses a name may have before the next
 	// host is asked.
@@ -75,14 +75,11 @@ func readPassword(file string, path func(string) (string, error)) (string, error
 			return "", fmt.Errorf("password_file: %w", err)
 		}
 	}
-	data, err := os.ReadFile(file)
-	switch {
-	case err != nil:
+	password, err := keystore.ReadSecret(file)
+	if err != nil {
 		return "", fmt.Errorf("password_file: %w", err)
-	case len(data) > maxPassword:
-		return "", fmt.Errorf("password_file %s: %d bytes, want at most %d", file, len(data), maxPassword)
 	}
-	return strings.TrimRight(string(data), "\r\n"), nil
+	return password, nil
 }
 
 func openPostgres(d *database, s *source, password func() (string, error)) error {

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
+
+	"waxseal/keystore"
 )
 
 const (
@@ -17,9 +18,6 @@ const (
 
 	// renewRetry is the pause after a renewal that went wrong.
 	renewRetry = 5 * time.Second
-
-	// maxSecret bounds the files of tokens.
-	maxSecret = 16 << 10
 )
 
 // auth has the token, and keeps it alive.
@@ -235,16 +233,9 @@ func (a *auth) extend(ctx context.Context) (lease, error) {
 
 // readSecret reads a file with a token.
 func readSecret(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	s, err := keystore.ReadSecret(path)
 	if err != nil {
 		return "", fmt.Errorf("vault: %w", err)
 	}
-	if len(data) > maxSecret {
-		return "", fmt.Errorf("vault: %s: %d bytes, want at most %d", path, len(data), maxSecret)
-	}
-	s := strings.TrimSpace(string(data))
-	if s == "" {
-		return "", fmt.Errorf("vault: %s is empty", path)
-	}
-	return s, nil
+	return strings.TrimSpace(s), nil
 }
