@@ -301,7 +301,11 @@ func (a *app) keyListCommand() *cobra.Command {
 				fmt.Fprintln(table, "DOMAIN\tSELECTOR\tALGORITHM\tSTATE\tSINCE\tNOTE")
 			}
 			for _, r := range rows {
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Domain, r.Selector, r.Algorithm, r.State, r.since().Format(time.DateOnly), r.Note)
+				since := "-" // another program's key
+				if at := r.since(); !at.IsZero() {
+					since = at.Format(time.DateOnly)
+				}
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Domain, r.Selector, r.Algorithm, r.State, since, r.Note)
 			}
 			if err := table.Flush(); err != nil {
 				return err
