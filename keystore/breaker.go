@@ -43,7 +43,7 @@ type DownError struct {
 }
 
 func (e *DownError) Error() string {
-	return fmt.Sprintf("key store does not answer since %s: %v", e.Since.UTC().Format(time.RFC3339), e.Err)
+	return fmt.Sprintf("keystore does not answer since %s: %v", e.Since.UTC().Format(time.RFC3339), e.Err)
 }
 
 func (e *DownError) Unwrap() error { return e.Err }

@@ -301,7 +301,7 @@ func (c *Cache) wait(ctx context.Context, key string, e *entry) (*entry, error) 
 			if e != nil {
 				return c.serve(e), nil
 			}
-			return nil, fmt.Errorf("%s: waiting for the key store: %w", about(key), ctx.Err())
+			return nil, fmt.Errorf("%s: waiting for the keystore: %w", about(key), ctx.Err())
 		}
 	}
 	return c.serve(e), nil

@@ -83,10 +83,10 @@ func OpenDir(path string, opts DirOptions) (*Dir, error) {
 	}
 	info, err := os.Stat(abs)
 	if err != nil {
-		return nil, fmt.Errorf("key store: %w", err)
+		return nil, fmt.Errorf("keystore: %w", err)
 	}
 	if !info.IsDir() {
-		return nil, fmt.Errorf("key store %s: not a directory", abs)
+		return nil, fmt.Errorf("keystore %s: not a directory", abs)
 	}
 	// Whether we may look into it is better found out now than with every
 	// message.
@@ -131,7 +131,7 @@ func (d *Dir) read(name string) (*Domain, error) {
 	case missing(err):
 		// Without its directory the store cannot tell what domains it has.
 		if _, err := os.Stat(d.path); err != nil {
-			return nil, fmt.Errorf("key store: %w", err)
+			return nil, fmt.Errorf("keystore: %w", err)
 		}
 		return nil, fmt.Errorf("domain %s: %w", name, ErrNotFound)
 	case err != nil:
@@ -230,7 +230,7 @@ func (d *Dir) List(ctx context.Context, after string, limit int) ([]string, erro
 func (d *Dir) smallest(ctx context.Context, after string, n int) ([]string, error) {
 	dir, err := os.Open(d.path)
 	if err != nil {
-		return nil, fmt.Errorf("key store: %w", err)
+		return nil, fmt.Errorf("keystore: %w", err)
 	}
 	defer dir.Close()
 	var found []string // up to 2n names, cut back to the n smallest when full
@@ -254,7 +254,7 @@ func (d *Dir) smallest(ctx context.Context, after string, n int) ([]string, erro
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("key store: %w", err)
+			return nil, fmt.Errorf("keystore: %w", err)
 		}
 	}
 	slices.Sort(found)
@@ -314,7 +314,7 @@ func readError(path string, err error) error {
 			store = filepath.Dir(store)
 		}
 		e.Problem = fmt.Sprintf("not readable by user id %d", os.Geteuid())
-		e.Repair = fmt.Sprintf("run as the user who owns the key store, or give it to this one: chown -R %d %s",
+		e.Repair = fmt.Sprintf("run as the user who owns the keystore, or give it to this one: chown -R %d %s",
 			os.Geteuid(), shellWord(store))
 		// Where a link leads may be shut, by something else than modes.
 		real, err := filepath.EvalSymlinks(path)

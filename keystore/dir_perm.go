@@ -77,7 +77,7 @@ func (d *Dir) checkKeyFile(path string, info fs.FileInfo) error {
 	}
 	return &PermissionError{
 		Path:   path,
-		Rule:   fmt.Sprintf("private key is owned by user id %d, want %d, root or the owner of the key store", owner, os.Geteuid()),
+		Rule:   fmt.Sprintf("private key is owned by user id %d, want %d, root or the owner of the keystore", owner, os.Geteuid()),
 		Repair: fmt.Sprintf("chown --reference=%s %s", shellWord(d.path), shellWord(path)),
 	}
 }
@@ -129,8 +129,8 @@ func (d *Dir) checkDirectory(dir string) error {
 	case owner != 0 && owner != os.Geteuid() && owner != d.owner():
 		return &PermissionError{
 			Path:   dir,
-			Rule:   fmt.Sprintf("directory above a private key is owned by user id %d, who can replace what is in it; want %d, root or the owner of the key store", owner, os.Geteuid()),
-			Repair: "chown root " + shellWord(dir) + ", or move the key store elsewhere",
+			Rule:   fmt.Sprintf("directory above a private key is owned by user id %d, who can replace what is in it; want %d, root or the owner of the keystore", owner, os.Geteuid()),
+			Repair: "chown root " + shellWord(dir) + ", or move the keystore elsewhere",
 		}
 	case mode&fs.ModeSticky != 0: // as /tmp: only owners move their files
 		return nil

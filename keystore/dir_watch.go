@@ -74,10 +74,10 @@ func (d *Dir) watch(ctx context.Context, w *watcher, changed func(domain string)
 			clear(pending)
 		case e, ok := <-w.notify.Events:
 			if !ok {
-				return errors.New("watching the key store: the system's event queue closed")
+				return errors.New("watching the keystore: the system's event queue closed")
 			}
 			if e.Name == d.path && e.Has(fsnotify.Remove|fsnotify.Rename) {
-				return fmt.Errorf("watching the key store: %s was removed or renamed", d.path)
+				return fmt.Errorf("watching the keystore: %s was removed or renamed", d.path)
 			}
 			if domain := d.changedBy(w, e); domain != "" {
 				pending[domain] = true
@@ -87,10 +87,10 @@ func (d *Dir) watch(ctx context.Context, w *watcher, changed func(domain string)
 			}
 		case err, ok := <-w.notify.Errors:
 			if !ok {
-				return errors.New("watching the key store: the system's event queue closed")
+				return errors.New("watching the keystore: the system's event queue closed")
 			}
 			if !errors.Is(err, fsnotify.ErrEventOverflow) {
-				return fmt.Errorf("watching the key store: %w", err)
+				return fmt.Errorf("watching the keystore: %w", err)
 			}
 			changed("")
 		}
@@ -163,7 +163,7 @@ func (d *Dir) watchDomain(domain string) {
 
 // noWatches tells WatchError about the first error, and returns it.
 func (d *Dir) noWatches(err error) error {
-	err = fmt.Errorf("watching the key store %s: %w", d.path, err)
+	err = fmt.Errorf("watching the keystore %s: %w", d.path, err)
 	d.mu.Lock()
 	tell := !d.told && d.opts.WatchError != nil
 	d.told = true

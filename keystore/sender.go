@@ -88,7 +88,7 @@ func (c *Cache) readSender(ctx context.Context, address string) (s *Sender, err 
 	}()
 	store, ok := c.store.(SenderStore)
 	if !ok {
-		return nil, fmt.Errorf("%s: the key store does not tell which keys sign", about(address))
+		return nil, fmt.Errorf("%s: the keystore does not tell which keys sign", about(address))
 	}
 	c.counted(address, func() error {
 		s, err = store.Sender(ctx, address)

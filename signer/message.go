@@ -15,7 +15,7 @@
 //   - The same message, keys and time give the same signatures.
 //   - All keys sign or none does.
 //
-// It knows nothing of milters, key stores or policy, starts no goroutine, and
+// It knows nothing of milters, keystores or policy, starts no goroutine, and
 // reads no clock.
 package signer
 

@@ -31,7 +31,7 @@ func (s *Store) Watch(ctx context.Context, changed func(domain string)) error {
 			return nil
 		}
 		if len(w.nodes) == 0 {
-			return fmt.Errorf("watching the key store: %w", s.explain(err))
+			return fmt.Errorf("watching the keystore: %w", s.explain(err))
 		}
 		if fresh {
 			changed("") // what happened before now

@@ -1,4 +1,4 @@
-// Package storetest is the conformance suite of key stores: what every
+// Package storetest is the conformance suite of keystores: what every
 // keystore.Store promises, as tests that each store's own test runs.
 package storetest
 
