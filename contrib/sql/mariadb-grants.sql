@@ -8,6 +8,9 @@
 -- and run this after the tables and after each "waxseal store migrate":
 --
 --   mariadb mail < mariadb-grants.sql
+--
+-- An anonymous user of localhost, as a new server may have one, goes before users
+-- of '%' and keeps them out: DROP USER ''@localhost.
 
 -- A daemon that signs and no more ("enabled = false" in [keeper]): it reads, and
 -- tells that it lives.

@@ -21,14 +21,14 @@
 //	                     logged.
 //	sslmode              disable, require (encrypted, but nobody knows with
 //	                     whom), verify-full; PostgreSQL also has verify-ca. The
-//	                     default is verify-full, and disable for sockets and
-//	                     loopback addresses.
+//	                     default is verify-full; without sslrootcert it is
+//	                     disable for sockets and loopback addresses.
 //	sslrootcert          the file of authorities, where it is not the system's
 //	sslcert, sslkey      the client's certificate and key
 //	connect_timeout      seconds for one host; default 3
 //	connections          how many connections are open at most; default 8
 //	socket               the server's unix socket (mysql), or the directory it is
-//	                     in (postgres), in place of hosts
+//	                     in (postgres), in place of hosts: none or localhost
 //	target_session_attrs as in libpq, in place of that rule: read-write takes only
 //	                     a primary, prefer-standby prefers the others (postgres)
 //	search_path          the schema of the tables (postgres)

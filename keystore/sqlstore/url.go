@@ -127,8 +127,11 @@ var errHost = errors.New("between // and / want USER@ or nothing, and then HOST 
 
 func (s *source) readHosts(authority string) error {
 	port := map[string]string{"postgres": "5432", "mysql": "3306"}[s.kind]
+	if authority == "localhost" && s.socketPath != "" { // as everybody writes it
+		authority = ""
+	}
 	if (authority == "") != (s.socketPath != "") {
-		return errors.New("want either hosts or ?socket=PATH")
+		return errors.New("want either hosts or a socket, as in mysql://USER@localhost/DATABASE?socket=PATH")
 	}
 	if authority == "" {
 		s.sslmode = "disable"
@@ -152,7 +155,7 @@ func (s *source) readHosts(authority string) error {
 		s.hosts = append(s.hosts, h)
 	}
 	if s.sslmode == "" {
-		if s.sslmode = "verify-full"; local {
+		if s.sslmode = "verify-full"; local && s.rootCert == "" {
 			s.sslmode = "disable"
 		}
 	}
@@ -169,7 +172,7 @@ func (s *source) readOptions(query string) error {
 		of, known := options[name]
 		switch {
 		case !known || !slices.Contains(strings.Fields(of), s.kind):
-			return fmt.Errorf("option %.40q: %s has none of this name", name, s.kind)
+			return fmt.Errorf("option %.40q: %s has none of this name, but %s", name, s.kind, strings.Join(s.optionNames(), ", "))
 		case len(values) > 1:
 			return fmt.Errorf("option %s: given twice", name)
 		case value == "" || strings.ContainsRune(value, 0):
@@ -191,6 +194,18 @@ func (s *source) readOptions(query string) error {
 	return nil
 }
 
+// optionNames are the options that the kind of database has.
+func (s *source) optionNames() []string {
+	var names []string
+	for name, of := range options {
+		if slices.Contains(strings.Fields(of), s.kind) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 func (s *source) set(name, value string) error {
 	number := func(least, most int) (int, error) {
 		n, err := strconv.Atoi(value)
@@ -201,7 +216,7 @@ func (s *source) set(name, value string) error {
 	}
 	word := func(words ...string) error {
 		if !slices.Contains(words, value) {
-			return fmt.Errorf("%.40q, want one of %q", value, words)
+			return fmt.Errorf("%.40q, want one of %s", value, strings.Join(words, ", "))
 		}
 		return nil
 	}

@@ -16,6 +16,8 @@ func TestParseURL(t *testing.T) {
 		{"postgres://w%40s@[::1]:5433/k%2Fk", "postgres w@s [{::1 5433}] k/k disable"},
 		{"mysql://ws@127.0.0.1/keys", "mysql ws [{127.0.0.1 3306}] keys disable"},
 		{"mysql://ws@localhost,db2/keys", "mysql ws [{localhost 3306} {db2 3306}] keys verify-full"},
+		{"mysql://ws@localhost/keys?socket=/run/mysqld/mysqld.sock", "mysql ws [{/run/mysqld/mysqld.sock 3306}] keys disable"},
+		{"postgres://ws@localhost/keys?sslrootcert=/etc/ssl/own.pem", "postgres ws [{localhost 5432}] keys verify-full"},
 		{"mariadb://ws@/keys?socket=/run/mysqld/mysqld.sock", "mysql ws [{/run/mysqld/mysqld.sock 3306}] keys disable"},
 	} {
 		s, err := parseURL(test.url)
@@ -45,6 +47,7 @@ func TestParseURLRefuses(t *testing.T) {
 		{"postgres://db/", "want postgres://"},
 		{"postgres:db/keys", "want postgres://"},
 		{"postgres://db/keys?password=hunter2", `option "password"`},
+		{"postgres://db/keys?pasword_file=/x", "but connect_timeout, connections"},
 		{"mysql://db/keys?target_session_attrs=any", "mysql has none"},
 		{"mysql://db/keys?sslmode=verify-ca", "want one of"},
 		{"mysql://db/keys?sslmode=", "no value"},
