@@ -64,6 +64,9 @@ func AnswerTimes(ctx context.Context, s Store) (first, next time.Duration, err e
 	for _, took := range []*time.Duration{&first, &next} {
 		began := time.Now()
 		if _, err := s.Domain(ctx, probeName); !answered(err) {
+			if why := errors.Unwrap(err); why != nil && err.Error() == "domain "+probeName+": "+why.Error() {
+				err = why // the domain that was asked for is nobody's
+			}
 			return 0, 0, err
 		}
 		*took = time.Since(began)

@@ -125,7 +125,7 @@ func openSQL(d *decoded, url string) (_ keystore.Store, remedy string, err error
 		return store, "", nil
 	}
 	store, err := sqlstore.Open(url, o)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(url, "sqlite:") {
 		remedy = "make it, and its tables, with \"waxseal store migrate\""
 	}
 	if err != nil {

@@ -148,8 +148,9 @@ func (a *app) check(ctx context.Context) *report {
 		}
 		checkDomain = func(domain string) []error { return s.Check(ctx, domain) }
 	case keystore.Reporter:
-		if err := schemaProblem(s.Status(ctx)); err != nil {
-			add("error", fmt.Errorf("keystore %s: %w", config.Keystore.URL, err))
+		status, err := s.Status(ctx)
+		if err := schemaProblem(status, err, a.flags()); err != nil {
+			add("error", config.problem("keystore.url", err, ""))
 			return r
 		}
 	}
@@ -182,10 +183,14 @@ func (a *app) check(ctx context.Context) *report {
 		}
 	}
 	if err != nil {
-		add("error", fmt.Errorf("keystore %s: %w", config.Keystore.URL, err))
+		add("error", config.problem("keystore.url", err, ""))
 	}
 	if r.Domains == 0 && err == nil {
-		add("warning", withHint(fmt.Errorf("keystore %s: no domains, so nothing will be signed", config.Keystore.URL), "make a key with \"waxseal key new DOMAIN%s\"", a.flags()))
+		remedy := fmt.Sprintf("make a key with \"waxseal key new DOMAIN%s\"", a.flags())
+		if readOnly(store) {
+			remedy = "correct keystore.url, or make a key by the program whose keys these are"
+		}
+		add("warning", config.problem("keystore.url", errors.New("no domains, so nothing will be signed"), remedy))
 	}
 	return r
 }

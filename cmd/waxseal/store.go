@@ -141,7 +141,7 @@ when it was last heard of. The exit status is 1 if keys cannot be read or change
 			if !s.LastChange.IsZero() {
 				r.LastChange = &s.LastChange
 			}
-			bad := schemaProblem(s, err)
+			bad := schemaProblem(s, err, a.flags())
 			if bad != nil {
 				r.Problem = bad.Error()
 			}
@@ -160,7 +160,10 @@ when it was last heard of. The exit status is 1 if keys cannot be read or change
 			if err == nil {
 				a.printStoreReport(r)
 			}
-			return bad
+			if bad != nil {
+				return problems{d.problem("keystore.url", bad, "")}
+			}
+			return nil
 		},
 	}
 	a.storeFlags(c)
@@ -172,13 +175,16 @@ func millis(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
-// schemaProblem says why a store of that status cannot be used.
-func schemaProblem(s keystore.StoreStatus, err error) error {
+// schemaProblem says why a store of that status cannot be used. The flags are those
+// by which a command finds it.
+func schemaProblem(s keystore.StoreStatus, err error, flags string) error {
 	switch {
 	case err != nil:
 		return err
+	case s.Schema == 0 && s.SchemaWanted > 0:
+		return withHint(errors.New("the database has no tables of waxseal"), "make them with \"waxseal store migrate%s\"", flags)
 	case s.Schema < s.SchemaWanted:
-		return withHint(fmt.Errorf("its tables are of version %d, this waxseal needs %d", s.Schema, s.SchemaWanted), "run \"waxseal store migrate\"")
+		return withHint(fmt.Errorf("its tables are of version %d, this waxseal needs %d", s.Schema, s.SchemaWanted), "run \"waxseal store migrate%s\"", flags)
 	case s.Schema > s.SchemaWanted:
 		return withHint(fmt.Errorf("its tables are of version %d, this waxseal knows %d: it signs, but changes no keys", s.Schema, s.SchemaWanted), "install the newer waxseal here, too")
 	}

@@ -58,7 +58,7 @@ keystore that has its keys made there.`,
 				return about("TO", err, remedy)
 			}
 			a.opening(to, nil)
-			return a.copyStore(c.Context(), from, to)
+			return a.copyStore(c.Context(), from, to, " --keystore "+shellArgument(args[1]))
 		},
 	}
 	a.configFlag(c)
@@ -92,9 +92,10 @@ type copied struct {
 }
 
 // copyStore copies all domains. What is wrong with one stops no other; a keystore
-// that does not answer any more ends it.
-func (a *app) copyStore(ctx context.Context, from, to keystore.Store) error {
-	if err := takesChanges(ctx, to); err != nil {
+// that does not answer any more ends it. The flags are those by which a command finds
+// the one that is written to.
+func (a *app) copyStore(ctx context.Context, from, to keystore.Store, flags string) error {
+	if err := takesChanges(ctx, to, flags); err != nil {
 		return about("TO", err, "")
 	}
 	ctx, stop := context.WithCancelCause(ctx)
@@ -165,7 +166,7 @@ func (a *app) printCopied(count copied) error {
 }
 
 // takesChanges returns an error if no domain at all can be written to the store.
-func takesChanges(ctx context.Context, to keystore.Store) error {
+func takesChanges(ctx context.Context, to keystore.Store, flags string) error {
 	if readOnly(to) {
 		return keystore.ErrReadOnly
 	}
@@ -173,7 +174,8 @@ func takesChanges(ctx context.Context, to keystore.Store) error {
 		return errNoImport
 	}
 	if r, ok := to.(keystore.Reporter); ok {
-		return schemaProblem(r.Status(ctx))
+		s, err := r.Status(ctx)
+		return schemaProblem(s, err, flags)
 	}
 	return nil
 }

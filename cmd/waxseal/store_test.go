@@ -70,11 +70,50 @@ func TestStoreMigrateDryRun(t *testing.T) {
 		t.Errorf("store migrate --dry-run:\n%s", out)
 	}
 	c.fails("", "store status", exitFailed, "version 0", "waxseal store migrate")
-	c.fails("", "check", exitFailed, "version 0")
+	c.fails("", "check", exitFailed, "no tables of waxseal")
 	c.store = filepath.Join(t.TempDir())
 	c.fails("", "store migrate", exitFailed, "a directory has no tables")
 	c.store = "redis://127.0.0.1:1"
 	c.fails("", "store migrate", exitFailed, "has no tables")
+}
+
+// Who mistypes the keystore's URL reads where it stands, what is wrong, and what to
+// do, and nothing of what may be a password.
+func TestStoreSaysWhatIsWrongWithItsURL(t *testing.T) {
+	dir := t.TempDir()
+	c := newCLI(t)
+	for _, mistake := range []struct {
+		url string
+		say []string
+	}{
+		{"postgres://ws@127.0.0.1:1/mail", []string{"PostgreSQL: user ws, database mail: ", "connection refused", "hint: start the server, or correct host and port"}},
+		{"mysql://ws@127.0.0.1:1/mail", []string{"connection refused", "hint: start the server, or correct host and port"}},
+		{"mysql://ws@localhost/mail?socket=" + dir + "/sock", []string{"hint: start the server, or correct the path of its socket"}},
+		{"postgres://ws@127.0.0.1:1/mail?password_file=" + dir + "/none", []string{"password_file: open " + dir + "/none", "hint: make " + dir + "/none, or correct its name"}},
+		{"postgres://ws@db/mail?sslrootcert=" + dir + "/none", []string{"sslrootcert: open " + dir + "/none", "hint: make " + dir + "/none, or correct its name"}},
+		{"redis://127.0.0.1:1", []string{"redis 127.0.0.1:1: ", "connection refused", "hint: start the server, or correct host and port"}},
+		{"rediss://127.0.0.1:1?ca=" + dir + "/none", []string{"ca: open " + dir + "/none", "hint: make " + dir + "/none, or correct its name"}},
+		{"vault+http://127.0.0.1:1/secret/waxseal?token_file=" + dir + "/none", []string{"hint: make " + dir + "/none, or correct its name"}},
+		{"ldap://127.0.0.1:1/dc=example?layout=opendkim", []string{"connection refused", "hint: start the server, or correct host and port"}},
+		{"pgsql://ws:hunter2@db/mail", []string{`"pgsql" is no kind of keystore`, "hint: write dir:PATH"}},
+	} {
+		file := writeFile(t, "waxseal.toml", "[keystore]\nurl = \""+mistake.url+"\"\n")
+		for _, command := range []string{"store status", "check"} {
+			r := c.plain("", append(strings.Fields(command), "--config", file)...)
+			said := strings.ReplaceAll(r.stdout+r.stderr, "  remedy: ", "waxseal: hint: ")
+			if r.code != exitFailed {
+				t.Errorf("%s with %s: exit status %d, want %d", command, mistake.url, r.code, exitFailed)
+			}
+			for _, s := range append(mistake.say, file+":2: keystore.url: ") {
+				if !strings.Contains(said, s) {
+					t.Errorf("%s with %s: does not say %q:\n%s", command, mistake.url, s, said)
+				}
+			}
+			if strings.Contains(said, "hunter2") || strings.Contains(said, "waxseal-probe") || strings.Count(r.stderr, "\n") > 3 {
+				t.Errorf("%s with %s says too much:\n%s", command, mistake.url, said)
+			}
+		}
+	}
 }
 
 // without runs a command without --keystore.
@@ -149,14 +188,14 @@ func TestStoreCopyIsBrokenOff(t *testing.T) {
 	to.updates.Store(20)
 	var stdout, stderr bytes.Buffer
 	a := &app{stdout: &stdout, stderr: &stderr, now: func() time.Time { return c.now }}
-	if err := a.copyStore(t.Context(), from, to); !errors.Is(err, errDead) || !strings.Contains(err.Error(), "TO: ") {
+	if err := a.copyStore(t.Context(), from, to, ""); !errors.Is(err, errDead) || !strings.Contains(err.Error(), "TO: ") {
 		t.Errorf("broken off: %v", err)
 	}
 	if stderr.Len() > 0 || !strings.HasPrefix(stdout.String(), "copied: ") {
 		t.Errorf("says\n%s%s", stdout.String(), stderr.String())
 	}
 	stdout.Reset()
-	if err := a.copyStore(t.Context(), from, to.Store); err != nil || !strings.HasSuffix(stdout.String(), "there already: 20, not copied: 0\n") {
+	if err := a.copyStore(t.Context(), from, to.Store, ""); err != nil || !strings.HasSuffix(stdout.String(), "there already: 20, not copied: 0\n") {
 		t.Errorf("again: %v, %s", err, stdout.String())
 	}
 }

@@ -78,12 +78,26 @@ func (c *connection) search(ctx context.Context, base string, scope int, filter 
 		case ldap.IsErrorWithCode(a.err, ldap.LDAPResultNoSuchObject) && scope == ldap.ScopeBaseObject:
 			return nil, nil
 		case a.err != nil:
-			return nil, fmt.Errorf("ldap %s: %w", c.target.name, a.err)
+			return nil, c.withRemedy(fmt.Errorf("ldap %s: %w", c.target.name, a.err))
 		}
 		return a.result.Entries, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("ldap %s: %w", c.target.name, ctx.Err())
 	}
+}
+
+// withRemedy adds to an error what to do about it.
+func (c *connection) withRemedy(err error) error {
+	remedy := keystore.ReachRemedy(err, "ca")
+	if answer := (*ldap.Error)(nil); remedy == "" && errors.As(err, &answer) {
+		switch answer.ResultCode {
+		case ldap.LDAPResultInvalidCredentials:
+			remedy = "correct the bind_dn or the password_file in the keystore's URL"
+		case ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultNoSuchObject:
+			remedy = "correct the base in the keystore's URL, or give the user the rights that contrib/ldap has"
+		}
+	}
+	return keystore.WithRemedy(err, remedy)
 }
 
 // ask asks, and asks a second time by a new connection if the first has been

@@ -95,7 +95,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	opts.Timeout = cmp.Or(max(opts.Timeout, 0), defaultTimeout)
 	t, err := parseURL(url, opts.SecretPath)
 	if err != nil {
-		return nil, fmt.Errorf("key store in ldap: %w", err)
+		return nil, fmt.Errorf("keystore in LDAP: %w", err)
 	}
 	return &Store{opts: opts, target: t, conn: newConnection(t, opts.Timeout)}, nil
 }

@@ -105,7 +105,7 @@ func (t *target) setOptions(query, scheme string, local bool, secretPath func(st
 	}
 	for name, v := range values {
 		if !slices.Contains(known, name) {
-			return fmt.Errorf("option %.40q has no meaning here", name)
+			return fmt.Errorf("option %.40q has no meaning here, want one of %s", name, strings.Join(known, ", "))
 		}
 		if len(v) > 1 || v[0] == "" {
 			return fmt.Errorf("option %s is empty or there twice", name)

@@ -50,8 +50,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -133,7 +135,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	}
 	t, err := parseURL(url, opts.SecretPath)
 	if err != nil {
-		return nil, fmt.Errorf("key store in redis: %w", err)
+		return nil, keystore.WithRemedy(fmt.Errorf("keystore in Redis: %w", err), keystore.ReachRemedy(err, "ca"))
 	}
 	s := &Store{opts: opts, url: t, dial: make(chan struct{}, 1)}
 	switch t.layout {
@@ -239,14 +241,27 @@ func (s *Store) explain(err error) error {
 	case err == nil || errors.Is(err, keystore.ErrNotFound) || errors.Is(err, keystore.ErrConflict) || errors.Is(err, errRefused):
 		return err
 	case !ok:
-		return fmt.Errorf("redis %s: %w", s.url.name, err)
+		return s.withRemedy(fmt.Errorf("redis %s: %w", s.url.name, err))
 	case strings.HasPrefix(answer.Error(), "WRONGTYPE"):
 		return fmt.Errorf("redis %s: %w: a key of another type is in the way (%w)", s.url.name, keystore.ErrBroken, err)
 	case strings.HasPrefix(answer.Error(), "NOPERM"):
-		return fmt.Errorf("redis %s: the user may not do this: %w", s.url.name, err)
+		return keystore.WithRemedy(fmt.Errorf("redis %s: the user may not do this: %w", s.url.name, err),
+			"give the user the rights that contrib/redis has, and contrib/products for keys of other programs")
+	case strings.HasPrefix(answer.Error(), "WRONGPASS"), strings.HasPrefix(answer.Error(), "NOAUTH"):
+		return keystore.WithRemedy(fmt.Errorf("redis %s answers: %w", s.url.name, err),
+			"correct the user or the password_file in the keystore's URL, or what the server has of that user")
 	default:
 		return fmt.Errorf("redis %s answers: %w", s.url.name, err)
 	}
+}
+
+// withRemedy adds to an error of a connection what to do about it.
+func (s *Store) withRemedy(err error) error {
+	remedy := keystore.ReachRemedy(err, "ca")
+	if remedy == "" && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		remedy = "correct the port in the keystore's URL; a server that speaks TLS wants rediss://, and one that does not redis://"
+	}
+	return keystore.WithRemedy(err, remedy)
 }
 
 var (

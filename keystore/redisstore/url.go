@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -154,11 +155,8 @@ func (t *target) setOptions(query string, secure bool, secretPath func(string) (
 		return defaults[name]
 	}
 	for name, v := range values {
-		common := slices.Contains([]string{"layout", "password_file"}, name) ||
-			t.mode == "sentinel" && slices.Contains([]string{"sentinel_user", "sentinel_password_file"}, name) ||
-			secure && slices.Contains([]string{"ca", "cert", "key"}, name)
-		if _, ofLayout := defaults[name]; !common && !ofLayout {
-			return fmt.Errorf("option %.40q has no meaning here", name)
+		if !slices.Contains(t.optionNames(secure), name) {
+			return fmt.Errorf("option %.40q has no meaning here, want one of %s", name, strings.Join(t.optionNames(secure), ", "))
 		}
 		if len(v) > 1 || v[0] == "" {
 			return fmt.Errorf("option %s is empty or there twice", name)
@@ -198,6 +196,18 @@ func (t *target) setOptions(query string, secure bool, secretPath func(string) (
 	}
 	t.tls, err = keystore.ClientTLS(values.Get("ca"), values.Get("cert"), values.Get("key"))
 	return err
+}
+
+// optionNames are the options that have a meaning.
+func (t *target) optionNames(secure bool) []string {
+	names := append([]string{"layout", "password_file"}, slices.Sorted(maps.Keys(layouts[t.layout]))...)
+	if t.mode == "sentinel" {
+		names = append(names, "sentinel_user", "sentinel_password_file")
+	}
+	if secure {
+		names = append(names, "ca", "cert", "key")
+	}
+	return names
 }
 
 // option is the target as the client library takes it.

@@ -9,6 +9,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"waxseal/keystore"
 )
 
 const (
@@ -76,6 +80,13 @@ func (f *failover) connect(ctx context.Context, i int) (c driver.Conn, wanted bo
 	defer cancel()
 	began := f.now()
 	c, err = f.hosts[i].Connect(ctx)
+	var refused *pgconn.ConnectError
+	switch {
+	case errors.As(err, &refused): // the same in fewer words
+		err = fmt.Errorf("user %s, database %s: %w", refused.Config.User, refused.Config.Database, refused.Unwrap())
+	case err != nil && ctx.Err() != nil:
+		err = keystore.WithRemedy(fmt.Errorf("connecting: no answer within %v: %w", f.timeout, err), keystore.SilentRemedy)
+	}
 	wanted = true
 	if err == nil && f.readOnlyQuery != "" {
 		var readOnly bool

@@ -117,6 +117,9 @@ func openPostgres(d *database, s *source, password func() (string, error)) error
 		b.Reset()
 		add("host", h.name)
 		add("port", h.port)
+		if _, err := tlsConfig(s, h.name); err != nil { // in words of ours
+			return err
+		}
 		config, err := pgx.ParseConfig(common + b.String())
 		if err != nil {
 			return fmt.Errorf("postgres: %w", err) // pgx keeps passwords out of it
@@ -193,7 +196,7 @@ func tlsConfig(s *source, host string) (*tls.Config, error) {
 	if s.rootCert != "" {
 		data, err := os.ReadFile(s.rootCert)
 		if err != nil {
-			return nil, fmt.Errorf("sslrootcert: %w", err)
+			return nil, withRemedy(fmt.Errorf("sslrootcert: %w", err))
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(data) {
@@ -203,7 +206,7 @@ func tlsConfig(s *source, host string) (*tls.Config, error) {
 	if s.cert != "" {
 		pair, err := tls.LoadX509KeyPair(s.cert, s.key)
 		if err != nil {
-			return nil, fmt.Errorf("sslcert: %w", err)
+			return nil, withRemedy(fmt.Errorf("sslcert: %w", err))
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
@@ -241,16 +244,16 @@ func openSQLite(d *database, s *source, groupReadable bool) error {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return fmt.Errorf("key store: %w", err)
+		return fmt.Errorf("keystore: %w", err)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("key store %s: not a regular file", path)
+		return fmt.Errorf("keystore %s: not a regular file", path)
 	}
 	forbidden := fs.FileMode(0o077)
 	if groupReadable {
 		forbidden = 0o037
 	}
 	if mode := info.Mode().Perm(); mode&forbidden != 0 {
-		return fmt.Errorf("key store %s: others may read or change its private keys (mode %04o); run: chmod 600 '%s'", path, mode, path)
+		return fmt.Errorf("keystore %s: others may read or change its private keys (mode %04o); run: chmod 600 '%s'", path, mode, path)
 	}
 	// A change is on the disk before it is told, and a removed key leaves no
 	// trace in free pages.

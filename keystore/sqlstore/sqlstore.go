@@ -316,7 +316,7 @@ func (d *database) explain(ctx, bounded context.Context, what string, err error)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %s: %w", what, d.product, ctx.Err())
 	case bounded.Err() != nil:
-		return fmt.Errorf("%s: %s: no answer within %v: %w", what, d.product, d.timeout, err)
+		return withRemedy(fmt.Errorf("%s: %s: no answer within %v: %w", what, d.product, d.timeout, err))
 	case d.noTable(err) && d.foreign:
 		return fmt.Errorf("%s: %s: the preset or the query does not fit the tables: %w", what, d.product, err)
 	case d.noTable(err):
@@ -326,5 +326,5 @@ func (d *database) explain(ctx, bounded context.Context, what string, err error)
 	case d.pooled(err):
 		return fmt.Errorf("%s: %s: each transaction has another connection, as behind PgBouncer; say so in the URL by pooler=transaction: %w", what, d.product, err)
 	}
-	return fmt.Errorf("%s: %s: %w", what, d.product, err)
+	return withRemedy(fmt.Errorf("%s: %s: %w", what, d.product, err))
 }

@@ -235,7 +235,7 @@ func (a *auth) extend(ctx context.Context) (lease, error) {
 func readSecret(path string) (string, error) {
 	s, err := keystore.ReadSecret(path)
 	if err != nil {
-		return "", fmt.Errorf("vault: %w", err)
+		return "", keystore.WithRemedy(fmt.Errorf("vault: %w", err), keystore.ReachRemedy(err, "ca"))
 	}
 	return strings.TrimSpace(s), nil
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"waxseal/keystore"
 )
 
 const (
@@ -182,7 +184,7 @@ func (c *client) once(ctx context.Context, patience time.Duration, base, method,
 	case err != nil && !inTime:
 		return fmt.Errorf("vault %s: no answer within %s", request.URL.Host, patience.Round(time.Millisecond))
 	case err != nil:
-		return fmt.Errorf("vault: %w", err)
+		return keystore.WithRemedy(fmt.Errorf("vault: %w", err), keystore.ReachRemedy(err, "ca"))
 	}
 	defer response.Body.Close()
 	host := request.URL.Host

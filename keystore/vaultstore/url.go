@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -154,7 +156,8 @@ func (t *target) options(query string, secure bool) (options, error) {
 	}
 	for name, v := range values {
 		if _, ok := o.defaults[name]; !ok || name == "path" {
-			return o, fmt.Errorf("option %.40q has no meaning here", name)
+			known := slices.DeleteFunc(slices.Sorted(maps.Keys(o.defaults)), func(n string) bool { return n == "path" })
+			return o, fmt.Errorf("option %.40q has no meaning here, want one of %s", name, strings.Join(known, ", "))
 		}
 		if len(v) > 1 || v[0] == "" {
 			return o, fmt.Errorf("option %s is empty or there twice", name)

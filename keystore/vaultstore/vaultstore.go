@@ -126,7 +126,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	}
 	t, err := parseURL(url, opts.SecretPath)
 	if err != nil {
-		return nil, fmt.Errorf("key store in vault: %w", err)
+		return nil, fmt.Errorf("keystore in Vault: %w", err)
 	}
 	s := &Store{opts: opts, client: newClient(t, opts.Timeout)}
 	kv := engine{s.client, t.kv, t.mount, t.path}
