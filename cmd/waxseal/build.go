@@ -75,7 +75,7 @@ func build(d *decoded, now clock, warn func(what string, err error)) (*live, err
 		MaxBytes:   int64(d.Keystore.CacheBytes),
 		Now:        now,
 		OnError: func(domain string, err error) {
-			what := "watching the keystore"
+			what := "watching the keystore; changes are seen after keystore.refresh"
 			if domain != "" {
 				what = "reading the keystore again; what is cached goes on signing"
 			}
