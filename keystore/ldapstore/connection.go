@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -89,6 +90,9 @@ func (c *connection) search(ctx context.Context, base string, scope int, filter 
 // withRemedy adds to an error what to do about it.
 func (c *connection) withRemedy(err error) error {
 	remedy := keystore.ReachRemedy(err, "ca")
+	if remedy == "" && errors.Is(err, io.EOF) {
+		remedy = "correct the port in the keystore's URL; a server that speaks TLS from the start wants ldaps://, and one that does not ldap://"
+	}
 	if answer := (*ldap.Error)(nil); remedy == "" && errors.As(err, &answer) {
 		switch answer.ResultCode {
 		case ldap.LDAPResultInvalidCredentials:

@@ -17,7 +17,8 @@
 // top-level domain has a tree of its own), and SOCKET a path with its slashes written %2F. Of several
 // hosts each new connection takes the first that answers. The options are
 //
-//	layout         zimbra (for Carbonio, too) or opendkim
+//	layout         zimbra (for Carbonio, too) or opendkim, where keys sign whose
+//	               DKIMActive is TRUE
 //	bind_dn        whom to log in as; default nobody
 //	password_file  the file that has the password; it is read for each new
 //	               connection. The URL takes none, since it is logged

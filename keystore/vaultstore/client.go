@@ -91,6 +91,14 @@ func (e *answerError) Error() string {
 	return fmt.Sprintf("vault %s answers %d: %s", e.host, e.status, what)
 }
 
+// Hint is what to do about the answer.
+func (e *answerError) Hint() string {
+	if e.status == 403 {
+		return "correct the token, the role or the path in the keystore's URL, or give the policy what contrib/vault has"
+	}
+	return ""
+}
+
 // later reports whether another host, or this one later, may answer.
 func later(err error) bool {
 	if a := (*answerError)(nil); errors.As(err, &a) {
@@ -183,6 +191,8 @@ func (c *client) once(ctx context.Context, patience time.Duration, base, method,
 	switch inTime := silent.Stop(); {
 	case err != nil && !inTime:
 		return fmt.Errorf("vault %s: no answer within %s", request.URL.Host, patience.Round(time.Millisecond))
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return keystore.WithRemedy(fmt.Errorf("vault: %w", err), "have the server speak TLS, or write vault+http:// in the keystore's URL")
 	case err != nil:
 		return keystore.WithRemedy(fmt.Errorf("vault: %w", err), keystore.ReachRemedy(err, "ca"))
 	}
