@@ -93,7 +93,7 @@ func (q Queries) ofURL(s *source) (Queries, error) {
 		return q, nil
 	}
 	if q.Keys+q.List != "" {
-		return q, errors.New("want either preset or queries")
+		return q, errors.New("want either preset, or key_query and list_query")
 	}
 	p := presets[s.preset]
 	for _, query := range []*string{&p.Keys, &p.List, &p.Senders} {
@@ -144,11 +144,11 @@ func OpenForeign(url string, q Queries, opts Options) (*Foreign, error) {
 	}
 	switch {
 	case !strings.Contains(q.Keys, "?"):
-		return nil, errors.New(`the query of keys has no ? for the domain; want one such as SELECT selector, private_key, domain FROM keys WHERE domain = ?`)
+		return nil, errors.New(`key_query has no ? for the domain; want one such as SELECT selector, private_key, domain FROM keys WHERE domain = ?`)
 	case strings.Count(q.List, "?") != 2:
-		return nil, errors.New(`the query of domains wants two ?: SELECT domain FROM keys WHERE domain > ? ORDER BY domain LIMIT ?`)
+		return nil, errors.New(`list_query has not two ?; want one such as SELECT domain FROM keys WHERE domain > ? ORDER BY domain LIMIT ?`)
 	case q.Senders != "" && !strings.Contains(q.Senders, "?"):
-		return nil, errors.New(`the query of senders has no ? for the author; want one such as SELECT author, domain, selector FROM senders WHERE author IN (?)`)
+		return nil, errors.New(`sender_query has no ? for the author; want one such as SELECT author, domain, selector FROM senders WHERE author IN (?)`)
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = defaultTimeout
