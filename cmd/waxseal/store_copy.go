@@ -107,7 +107,7 @@ func (a *app) copyStore(ctx context.Context, from, to keystore.Store, flags stri
 	for range copiers {
 		running.Go(func() {
 			for name := range names {
-				wrote, err := copyDomain(ctx, from, to, name, a.dryRun)
+				wrote, err := copyDomain(ctx, from, to, name, a.now(), a.dryRun)
 				if errors.As(err, new(unanswered)) {
 					if dead := answers(ctx, from, to); dead != nil {
 						stop(dead)
@@ -200,7 +200,7 @@ var errNotInSource = errors.New("not in the keystore to copy from")
 
 // copyDomain makes a domain of one store that of another, unless it is so
 // already, and tests the result.
-func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRun bool) (wrote bool, err error) {
+func copyDomain(ctx context.Context, from, to keystore.Store, name string, now time.Time, dryRun bool) (wrote bool, err error) {
 	source, err := from.Domain(ctx, name)
 	if errors.Is(err, keystore.ErrNotFound) {
 		return false, errNotInSource
@@ -214,6 +214,9 @@ func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRu
 	}
 	if err != nil {
 		return false, unanswered{err}
+	}
+	if readOnly(from) {
+		takeOver(source, there, now)
 	}
 	if there == nil || !sameDomain(there, source) {
 		next := *source
@@ -245,6 +248,22 @@ func copyDomain(ctx context.Context, from, to keystore.Store, name string, dryRu
 		return false, nil
 	}
 	return wrote, errors.Join(keystore.CheckKeys(ctx, to, name)...)
+}
+
+// takeOver gives the keys of another program, which tells no age, the time at which
+// they are copied: else the keeper would rotate all of them at once.
+func takeOver(source, there *keystore.Domain, now time.Time) {
+	for i := range source.Keys {
+		k := &source.Keys[i]
+		if !k.Created.IsZero() || k.State != keystore.Active {
+			continue
+		}
+		k.Created = now.UTC().Truncate(time.Second)
+		if there != nil && there.Key(k.Selector) != nil {
+			k.Created = there.Key(k.Selector).Created
+		}
+		k.Activated = k.Created
+	}
 }
 
 // refusal says why no store would take next in the place of what is there, which

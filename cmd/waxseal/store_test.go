@@ -231,6 +231,52 @@ func (s shortPages) List(ctx context.Context, after string, limit int) ([]string
 	return names, nil
 }
 
+// agelessStore is another program's: its keys have no age and no history.
+type agelessStore struct{ *keystore.Dir }
+
+func (agelessStore) ReadOnly() bool { return true }
+
+func (s agelessStore) Domain(ctx context.Context, name string) (*keystore.Domain, error) {
+	d, err := s.Dir.Domain(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	d.History = nil
+	for i := range d.Keys {
+		d.Keys[i].Created, d.Keys[i].Activated = time.Time{}, time.Time{}
+	}
+	return d, nil
+}
+
+// The keys of another program are as old as their copy, so that the keeper does not
+// rotate all of them at once; a second copy leaves them as they are.
+func TestStoreCopyOfAnotherProgramsKeys(t *testing.T) {
+	c := newCLI(t)
+	c.ok("", "key new example.com --algorithm ed25519")
+	c.ok("", "key activate example.com 2026a --force --reason test")
+	open := func(path string) *keystore.Dir {
+		d, err := keystore.OpenDir(path, keystore.DirOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	from, to := agelessStore{open(c.store)}, open(t.TempDir())
+	for i, wrote := range []bool{true, false} {
+		now := c.now.Add(time.Duration(i) * time.Hour)
+		if got, err := copyDomain(t.Context(), from, to, "example.com", now, false); got != wrote || err != nil {
+			t.Fatalf("copy %d: wrote %v, want %v: %v", i+1, got, wrote, err)
+		}
+	}
+	d, err := to.Domain(t.Context(), "example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := d.Key("2026a"); !k.Created.Equal(c.now) || !k.Activated.Equal(c.now) {
+		t.Errorf("made %v, active since %v, want %v", k.Created, k.Activated, c.now)
+	}
+}
+
 func TestShortPagesEndNoList(t *testing.T) {
 	a, count := &app{}, 0
 	if failed, err := a.eachDomainOrAll(t.Context(), shortPages{}, nil, func(string) error { count++; return nil }); count != 1500 || failed != nil || err != nil {
