@@ -115,7 +115,7 @@ func TestSignKeepsWhatCannotBeReadTwice(t *testing.T) {
 		}
 	}
 	t.Setenv("TMPDIR", "/does/not/exist")
-	if r := run(onlyReader{strings.NewReader(large)}, sign...); r.code != exitFailed || r.stdout != "" || !strings.Contains(r.stderr, "/does/not/exist") {
+	if r := run(onlyReader{strings.NewReader(large)}, sign...); r.code != exitFailed || r.stdout != "" || !strings.Contains(r.stderr, "/does/not/exist") || !strings.Contains(r.stderr, "set TMPDIR") {
 		t.Errorf("without a place for a temporary file: exit status %d\n%s", r.code, r.stderr)
 	}
 }

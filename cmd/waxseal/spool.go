@@ -68,7 +68,7 @@ func (s *spool) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if keepErr := s.keep(p[:n]); keepErr != nil {
-		return n, fmt.Errorf("keeping it in a temporary file: %w", keepErr)
+		return n, fmt.Errorf("keeping it in a temporary file; give it as a file, or set TMPDIR to a directory with room: %w", keepErr)
 	}
 	return n, err
 }
