@@ -19,7 +19,7 @@ func family(pid int) []int {
 		if err != nil {
 			continue
 		}
-		if fields := stat(child); len(fields) > 1 {
+		if fields := stat(e.Name()); len(fields) > 1 {
 			parent, _ := strconv.Atoi(string(fields[1]))
 			children[parent] = append(children[parent], child)
 		}
@@ -35,17 +35,32 @@ func family(pid int) []int {
 // waited for does not.
 func anyAlive(pids []int) bool {
 	for _, pid := range pids {
-		if fields := stat(pid); len(fields) > 0 && string(fields[0]) != "Z" {
+		if fields := stat(strconv.Itoa(pid)); len(fields) > 0 && string(fields[0]) != "Z" {
 			return true
 		}
 	}
 	return false
 }
 
-// stat returns what /proc/PID/stat has from the state on (proc(5)); nothing if
-// there is no such process.
-func stat(pid int) [][]byte {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// stopped reports whether all threads of the processes stand still, which they do
+// one by one, some time after the signal.
+func stopped(pids []int) bool {
+	for _, pid := range pids {
+		tasks := strconv.Itoa(pid) + "/task/"
+		threads, _ := os.ReadDir("/proc/" + tasks)
+		for _, thread := range threads {
+			if fields := stat(tasks + thread.Name()); len(fields) > 0 && !bytes.Contains([]byte("TZX"), fields[0]) { // stopped, or dead
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// stat returns what the file stat of a process or thread in /proc has from the
+// state on (proc(5)); nothing if there is no such one.
+func stat(name string) [][]byte {
+	text, err := os.ReadFile("/proc/" + name + "/stat")
 	if err != nil {
 		return nil
 	}

@@ -199,7 +199,13 @@ func (s *Server) Kill() {
 }
 
 // Pause stops the server's processes where they stand; Resume lets them go on.
-func (s *Server) Pause()  { s.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() {
+	s.signal(syscall.SIGSTOP)
+	for end := time.Now().Add(patience); !stopped(family(s.running.Process.Pid)) && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(sig syscall.Signal) {
