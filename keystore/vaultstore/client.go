@@ -190,7 +190,7 @@ func (c *client) once(ctx context.Context, patience time.Duration, base, method,
 	response, err := c.http.Do(request)
 	switch inTime := silent.Stop(); {
 	case err != nil && !inTime:
-		return fmt.Errorf("vault %s: no answer within %s", request.URL.Host, patience.Round(time.Millisecond))
+		return keystore.WithRemedy(fmt.Errorf("vault %s: no answer within %s", request.URL.Host, patience.Round(time.Millisecond)), keystore.SilentRemedy)
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return keystore.WithRemedy(fmt.Errorf("vault: %w", err), "have the server speak TLS, or write vault+http:// in the keystore's URL")
 	case err != nil:
