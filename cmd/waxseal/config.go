@@ -92,7 +92,7 @@ type KeystoreConfig struct {
 	// migrate" makes the tables. On other servers: "redis://HOST",
 	// "redis+sentinel://HOST,HOST/NAME", "redis+cluster://HOST,HOST" or
 	// "vault://HOST/PATH", and to read only "ldaps://HOST/BASE?layout=LAYOUT".
-	// Changes need a restart.
+	// "waxseal store url" tells of all options. Changes need a restart.
 	URL string `toml:"url"`
 
 	// Where a database has the keys in tables of another program, the query that

@@ -113,7 +113,7 @@ func (m *manual) lines(text string) {
 func (m *manual) literal(text string) {
 	m.WriteString(".nf\n.RS 4\n")
 	for line := range strings.Lines(text) {
-		fmt.Fprintf(m, "%s\n", roff(strings.TrimSpace(line)))
+		fmt.Fprintf(m, "%s\n", roff(strings.TrimRight(strings.TrimPrefix(line, "\t"), "\n")))
 	}
 	m.WriteString(".RE\n.fi\n")
 }

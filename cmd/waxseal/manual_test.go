@@ -62,7 +62,9 @@ func TestManualsSayWhatHelpAndSettingsSay(t *testing.T) {
 			t.Errorf("%s: %v\n%s", strings.Join(lint, " "), err, out)
 		}
 	}
-	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	words := func(s string) string {
+		return strings.Join(strings.Fields(strings.ReplaceAll(s, "…", "...")), " ")
+	}
 	bold := regexp.MustCompile(`.\x08`) // which is written one over the other
 	page := func(name string) string {
 		out, err := exec.Command("mandoc", "-Tutf8", "-Owidth=900", filepath.Join(dir, name)).Output()

@@ -24,7 +24,7 @@ type migrator interface {
 }
 
 func (a *app) storeCommand() *cobra.Command {
-	return group("store", "Look after the keystore as a whole", a.storeStatusCommand(), a.storeMigrateCommand(), a.storeCopyCommand(), a.storeRewrapCommand())
+	return group("store", "Look after the keystore as a whole", a.storeStatusCommand(), a.storeMigrateCommand(), a.storeCopyCommand(), a.storeRewrapCommand(), a.storeURLCommand())
 }
 
 func (a *app) storeMigrateCommand() *cobra.Command {

@@ -37,7 +37,7 @@
 //	                     for every second then (postgres)
 //	preset               read the tables of another program, and change nothing:
 //	                     froxlor, ispconfig, modoboa, opendkim (as Postfixadmin
-//	                     fills them), postal or vexim; see Foreign
+//	                     fills them), postal or vexim
 //	table_prefix         what the names of the tables begin with, as Postfixadmin's
 //	                     database_prefix says (opendkim)
 //	dkim_identifier      Postal's setting of this name; default postal (postal)
