@@ -7,7 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"time"
 
 	mdns "github.com/miekg/dns"
 )
@@ -108,18 +108,7 @@ func (u *Update) findAddresses(ctx context.Context, p *primary) error {
 			remedy: "give the server for updates",
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, u.timeout)
-	defer cancel()
-	resolver := &net.Resolver{PreferGo: true}
-	if len(u.resolvers) > 0 {
-		var next atomic.Uint32
-		resolver.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			n := int(next.Add(1)-1) % len(u.resolvers)
-			return new(net.Dialer).DialContext(ctx, network, u.resolvers[n].String())
-		}
-	}
-	// With the final dot, so that no search list leads elsewhere.
-	addresses, err := resolver.LookupHost(ctx, mdns.Fqdn(p.host))
+	addresses, err := u.lookupHost(ctx, p.host)
 	if err != nil {
 		return &problem{
 			text:   fmt.Sprintf("the address of the primary %s: %v", p.host, err),
@@ -129,6 +118,32 @@ func (u *Update) findAddresses(ctx context.Context, p *primary) error {
 	}
 	p.addresses = addresses
 	return nil
+}
+
+// lookupHost returns the addresses of a host. A resolver that does not answer is
+// passed over.
+func (u *Update) lookupHost(ctx context.Context, host string) (addresses []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, u.timeout)
+	defer cancel()
+	host = mdns.Fqdn(host) // so that no search list leads elsewhere
+	if len(u.resolvers) == 0 {
+		return (&net.Resolver{PreferGo: true}).LookupHost(ctx, host)
+	}
+	end, _ := ctx.Deadline()
+	for i, address := range u.resolvers {
+		resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address.String())
+		}}
+		part := time.Until(end) / time.Duration(len(u.resolvers)-i)
+		partCtx, cancel := context.WithTimeout(ctx, part)
+		addresses, err = resolver.LookupHost(partCtx, host)
+		cancel()
+		var answer *net.DNSError
+		if err == nil || errors.As(err, &answer) && answer.IsNotFound {
+			break
+		}
+	}
+	return addresses, err
 }
 
 // askResolvers asks for the SOA record that the world sees.
