@@ -333,3 +333,15 @@ func (k *Keeper) notify(ctx context.Context, n Notice) {
 		k.options.Notify(ctx, n)
 	}
 }
+
+// Usable reports why the private half of a key cannot be used, or nil.
+func Usable(ctx context.Context, key *keystore.Key) error {
+	if key.Load == nil {
+		return errors.New("it has no private half")
+	}
+	private, err := key.Load(ctx)
+	if err != nil {
+		return err
+	}
+	return keystore.SelfTest(private, key.Public)
+}
