@@ -22,13 +22,18 @@ func inBubble(t *testing.T, opts CacheOptions, test func(t *testing.T, s *fakeSt
 	s.push = make(chan string)
 	synctest.Test(t, func(t *testing.T) {
 		s.push = make(chan string)
-		log := &errorLog{}
-		opts.OnError = log.add
-		c := NewCache(s, opts)
-		defer c.Close()
-		synctest.Wait()
-		test(t, s, c, log)
+		inBubbleBefore(t, s, opts, func(t *testing.T, c *Cache, log *errorLog) { test(t, s, c, log) })
 	})
+}
+
+// inBubbleBefore runs a test of a cache before a store, within a bubble.
+func inBubbleBefore(t *testing.T, s Store, opts CacheOptions, test func(t *testing.T, c *Cache, log *errorLog)) {
+	log := &errorLog{}
+	opts.OnError = log.add
+	c := NewCache(s, opts)
+	defer c.Close()
+	synctest.Wait()
+	test(t, c, log)
 }
 
 func mustSign(t testing.TB, c *Cache, domain string) *Signing {

@@ -50,18 +50,12 @@ func (s *senderStore) asks() int {
 
 func senderBubble(t *testing.T, opts CacheOptions, test func(t *testing.T, s *senderStore, c *Cache, log *errorLog)) {
 	t.Helper()
-	below := newFakeStore(t, "example.com")
+	s := &senderStore{fakeStore: newFakeStore(t, "example.com"), senders: map[string]*Sender{
+		"ann@example.com": {Row: "example.com", Keys: []SenderKey{{"example.com", "a", ""}}},
+		"bad@example.com": {Row: "bad@example.com", Broken: []error{errors.New("no selector")}},
+	}}
 	synctest.Test(t, func(t *testing.T) {
-		s := &senderStore{fakeStore: below, senders: map[string]*Sender{
-			"ann@example.com": {Row: "example.com", Keys: []SenderKey{{"example.com", "a", ""}}},
-			"bad@example.com": {Row: "bad@example.com", Broken: []error{errors.New("no selector")}},
-		}}
-		log := &errorLog{}
-		opts.OnError = log.add
-		c := NewCache(s, opts)
-		defer c.Close()
-		synctest.Wait()
-		test(t, s, c, log)
+		inBubbleBefore(t, s, opts, func(t *testing.T, c *Cache, log *errorLog) { test(t, s, c, log) })
 	})
 }
 

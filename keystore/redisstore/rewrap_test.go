@@ -1,8 +1,6 @@
 package redisstore
 
 import (
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"strings"
 	"testing"
@@ -11,18 +9,10 @@ import (
 	"waxseal/keystore/storetest"
 )
 
-// wrapping are Options with wrapping keys, each of one byte 32 times, the first
-// of which encrypts.
+// wrapping are Options with the wrapping keys that storetest.Wrapper makes.
 func wrapping(t testing.TB, keys ...byte) Options {
 	t.Helper()
-	var file strings.Builder
-	for _, b := range keys {
-		file.WriteString(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) + "\n")
-	}
-	w, err := keystore.NewWrapper([]byte(file.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := storetest.Wrapper(t, keys...)
 	return Options{Wrap: w.Wrap, Unwrap: w.Unwrap, Rewrap: w.Rewrap}
 }
 

@@ -1,8 +1,6 @@
 package sqlstore_test
 
 import (
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,17 +13,10 @@ import (
 	"waxseal/keystore/storetest"
 )
 
-// wrapping makes options with these wrapping keys, the first of which encrypts.
+// wrapping are Options with the wrapping keys that storetest.Wrapper makes.
 func wrapping(t testing.TB, keys ...byte) sqlstore.Options {
 	t.Helper()
-	var file strings.Builder
-	for _, b := range keys {
-		file.WriteString(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) + "\n")
-	}
-	w, err := keystore.NewWrapper([]byte(file.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := storetest.Wrapper(t, keys...)
 	return sqlstore.Options{Wrap: w.Wrap, Unwrap: w.Unwrap, Rewrap: w.Rewrap}
 }
 

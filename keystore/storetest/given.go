@@ -3,7 +3,10 @@ package storetest
 // What a store's own tests begin with.
 
 import (
+	"bytes"
 	"crypto"
+	"encoding/base64"
+	"strings"
 	"testing"
 
 	"waxseal/keystore"
@@ -35,4 +38,19 @@ func Create(t testing.TB, s keystore.Store, name string, selectors ...string) *k
 		keys[i] = Active(t, selector)
 	}
 	return create(t, s, name, keys...)
+}
+
+// Wrapper makes a Wrapper of keys of one byte each, 32 times, of which the first
+// encrypts.
+func Wrapper(t testing.TB, keys ...byte) *keystore.Wrapper {
+	t.Helper()
+	var file strings.Builder
+	for _, b := range keys {
+		file.WriteString(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) + "\n")
+	}
+	w, err := keystore.NewWrapper([]byte(file.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
 }

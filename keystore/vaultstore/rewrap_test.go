@@ -2,7 +2,6 @@ package vaultstore
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"strings"
 	"testing"
@@ -12,18 +11,10 @@ import (
 	"waxseal/keystore/vaultstore/vaulttest"
 )
 
-// wrapping are Options with wrapping keys, each of one byte 32 times, the first
-// of which encrypts.
+// wrapping are Options with the wrapping keys that storetest.Wrapper makes.
 func wrapping(t testing.TB, keys ...byte) Options {
 	t.Helper()
-	var file strings.Builder
-	for _, b := range keys {
-		file.WriteString(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) + "\n")
-	}
-	w, err := keystore.NewWrapper([]byte(file.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := storetest.Wrapper(t, keys...)
 	return Options{Wrap: w.Wrap, Unwrap: w.Unwrap, Rewrap: w.Rewrap}
 }
 
