@@ -219,16 +219,7 @@ func TestConfinementKeepsWhatSystemdGave(t *testing.T) {
 			}
 			defer manager.Close()
 			path := filepath.Join(dir, "milter.sock")
-			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			file, err := l.File()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer file.Close()
+			file := listenOn(t, path)
 			o := underSystemd(file, "milter")
 			handOver := o.prepare
 			o.prepare = func(c *exec.Cmd) {

@@ -11,6 +11,22 @@ import (
 	"testing"
 )
 
+// listenOn makes a socket and returns it as what systemd hands over.
+func listenOn(t *testing.T, path string) *os.File {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
+}
+
 // underSystemd has a daemon started as systemd does it: the socket is file
 // descriptor 3, and the environment says for which process it is. A shell knows
 // that number before it becomes the daemon.
@@ -86,16 +102,7 @@ func TestSocketOfSystemdKeepsTheRulesOfItsListener(t *testing.T) {
 	dir := shortDir(t)
 	keys := newKeystore(t, dir, "example.com")
 	path := filepath.Join(dir, "milter.sock")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	file, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	file := listenOn(t, path)
 	config := configure(t, filepath.Join(dir, "waxseal.toml"), fmt.Sprintf(`
 [keystore]
 url = "dir:%s"
