@@ -1,5 +1,8 @@
 package main
 
+// The import from amavis: its command, keys and networks. Its senders are in
+// import_amavis_rows.go, what its Perl says is read in internal/amavis.
+
 import (
 	"fmt"
 	"net/netip"

@@ -1,5 +1,8 @@
 package main
 
+// The import from dkimpy-milter: its command, and its tables. Its other settings
+// are in import_dkimpy_settings.go, its files are read in internal/dkimpy.
+
 import (
 	"fmt"
 	"net/netip"

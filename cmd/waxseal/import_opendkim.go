@@ -1,5 +1,8 @@
 package main
 
+// The import from OpenDKIM: its command, and the order of its parts. Settings and
+// rows are in the files beside it, its files are read in internal/opendkim.
+
 import (
 	"context"
 	"errors"

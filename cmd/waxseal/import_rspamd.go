@@ -1,5 +1,8 @@
 package main
 
+// The import from rspamd: its command, keys and tables. Its settings are in
+// import_rspamd_settings.go, its files are read in internal/rspamd.
+
 import (
 	"cmp"
 	"net/netip"
